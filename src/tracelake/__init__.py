@@ -1,0 +1,87 @@
+"""Distributed traces in a governed lakehouse table, with nothing lost.
+
+    import tracelake
+
+    tracelake.set_destination("./traces")
+
+    with tracelake.start_span("answer", span_type="AGENT") as span:
+        span.set_inputs({"question": "why?"})
+        span.set_outputs("because")
+
+What is not in this module, in `tracelake.testing` or in the command line is private.
+"""
+
+from tracelake.destinations.base import Batch, Destination, Finding, Rejection, Sink
+from tracelake.errors import (
+    ConfigurationError,
+    DamageError,
+    DeliveryError,
+    LedgerError,
+    LineError,
+    MissingDependencyError,
+    PermanentDeliveryError,
+    PropagationError,
+    QueryError,
+    SettingError,
+    SpoolError,
+    TargetError,
+    TracelakeError,
+    TraceNotFoundError,
+    TransientDeliveryError,
+)
+from tracelake.recorder.recorder import flush
+from tracelake.recorder.report import FlushReport
+from tracelake.spans.record import SpanEvent, SpanLink, SpanRecord
+from tracelake.tracing.clients import propagate, propagate_all, stop_propagating_all
+from tracelake.tracing.frontend import ActiveSpan, get_current_span, start_span, trace
+from tracelake.tracing.install import destination, set_destination
+from tracelake.tracing.middleware import TracingMiddleware, WsgiTracingMiddleware
+from tracelake.tracing.processor import SpanRecorder
+from tracelake.tracing.propagation import (
+    get_tracing_context_headers_for_http_request,
+    set_tracing_context_from_http_request_headers,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActiveSpan",
+    "Batch",
+    "ConfigurationError",
+    "DamageError",
+    "DeliveryError",
+    "Destination",
+    "Finding",
+    "FlushReport",
+    "LedgerError",
+    "LineError",
+    "MissingDependencyError",
+    "PermanentDeliveryError",
+    "PropagationError",
+    "QueryError",
+    "Rejection",
+    "SettingError",
+    "Sink",
+    "SpanEvent",
+    "SpanLink",
+    "SpanRecord",
+    "SpanRecorder",
+    "SpoolError",
+    "TargetError",
+    "TraceNotFoundError",
+    "TracelakeError",
+    "TracingMiddleware",
+    "TransientDeliveryError",
+    "WsgiTracingMiddleware",
+    "destination",
+    "flush",
+    "get_current_span",
+    "get_tracing_context_headers_for_http_request",
+    "propagate",
+    "propagate_all",
+    "set_destination",
+    "set_tracing_context_from_http_request_headers",
+    "start_span",
+    "stop_propagating_all",
+    "trace",
+]

@@ -1,0 +1,342 @@
+"""A Delta table at a path: a local directory, or a URL of an object store with credentials from the environment.
+
+delta-rs does the writing. Each batch is one commit that carries the batch's name as a Delta transaction identifier, so
+the table itself says whether it holds the batch:
+https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifiers
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from tracelake.destinations.base import Batch, Finding, Rejection
+from tracelake.errors import (
+    DeliveryError,
+    MissingDependencyError,
+    PermanentDeliveryError,
+    TargetError,
+    TransientDeliveryError,
+)
+from tracelake.redaction import one_line
+from tracelake.settings import load_settings
+from tracelake.spans import tables
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+# Settings that tell whose access to a store is used. None is a secret, and none changes when a secret is rotated.
+_IDENTITY_VARIABLES = {
+    "s3": (
+        "AWS_PROFILE",
+        "AWS_ROLE_ARN",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+    ),
+    "abfss": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"),
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT"),
+}
+
+# A table whose log is read from a checkpoint at most 20 commits old opens as fast after a year as on its first day.
+_TABLE_PROPERTIES = {
+    "delta.checkpointInterval": "20",
+    "delta.logRetentionDuration": "interval 1 days",
+}
+
+_ROW_GROUP_ROWS = 128 * 1024
+# The bloom filter on trace_id is made for this many spool bytes a span; fewer only make it a little larger.
+_SPAN_BYTES = 400
+
+# What delta-rs and its object stores say, in the text of one catch-all error, when trying again cannot help.
+_PERMANENT = re.compile(
+    r"access.?denied|permission.?denied|forbidden|unauthorized|not authorized|\b40[13]\b|NoSuchBucket|bucket does not exist"
+    r"|InvalidAccessKeyId|SignatureDoesNotMatch|os error 13\b|os error 30\b|read-only file system|not a directory"
+    r"|unsupported|schema|protocol|invalid table",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class DeltaDestination:
+    """A Delta table at `location`: an absolute path, or a URL such as `s3://bucket/path`."""
+
+    location: str
+    identity: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def parse(cls, target: str) -> DeltaDestination:
+        """Return the destination of a path or URL.
+
+        Raises:
+            TargetError: it cannot be the location of a table; the message says what to write instead.
+        """
+        scheme, separator, rest = target.partition("://")
+        scheme = scheme.lower() if separator else "file"
+        if scheme == "file":
+            return cls(_local_path(unquote(rest) if separator else target))
+        url = urlsplit(target)
+        if url.password or (url.username and scheme != "abfss") or url.query or url.fragment:
+            raise TargetError(
+                f"The target {one_line(target, 200)!r} carries more than a bucket and a path. Write "
+                f"'{scheme}://bucket/path', and give credentials by the environment variables of the store."
+            )
+        if not url.netloc or not url.path.strip("/"):
+            raise TargetError(
+                f"The target {one_line(target, 200)!r} names no table. Write '{scheme}://bucket/path/of/table'."
+            )
+        scheme = "s3" if scheme == "s3a" else scheme
+        set_here = {name: one_line(os.environ[name]) for name in _IDENTITY_VARIABLES[scheme] if os.environ.get(name)}
+        return cls(f"{scheme}://{url.netloc}/{url.path.strip('/')}", {"store": scheme, **set_here})
+
+    @property
+    def target(self) -> str:
+        """The location."""
+        return self.location
+
+    def __str__(self) -> str:
+        return self.location
+
+    def check(self) -> list[Finding]:
+        """Look whether there is a span table, or one can be made. Loads delta-rs; reads the table's log."""
+        try:
+            sink = self.open()
+            table = sink.table()
+            if table is None:
+                return [sink.missing()]
+            return [Finding("ok", f"{self.location} is a span table, version {sink.version(table)} of the schema.")]
+        except (DeliveryError, MissingDependencyError) as error:
+            return [Finding("error", str(error))]
+
+    def open(self) -> DeltaSink:
+        """Return a sink; the table itself is opened, or made, with each batch.
+
+        Raises:
+            MissingDependencyError: delta-rs or pyarrow is not installed.
+            SettingError: a setting has a value it cannot have.
+        """
+        try:
+            import deltalake  # noqa: F401
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"Writing to {self.location} needs the package {error.name!r}, which is not installed here. "
+                "Run: pip install 'tracelake[delta]'"
+            ) from error
+        settings = load_settings()
+        return DeltaSink(self.location, version=2 if settings.schema_version == 2 else 1, create=settings.create_table)
+
+
+class DeltaSink:
+    """Appends batches to a Delta table, each exactly once."""
+
+    def __init__(self, location: str, *, version: tables.Version, create: bool) -> None:
+        """`version` is the schema of a table made here; with `create` off, none is made."""
+        self._location = location
+        self._version = version
+        self._create = create
+
+    def write(self, batch: Batch) -> list[Rejection]:
+        """Commit a batch in one transaction, unless the table holds it already.
+
+        The table is opened anew each time: its log may have grown, and it may have been removed or replaced.
+        """
+        rows = _Rows(batch)
+        with _Translated(self._location, rows):
+            table = self.table() or self._made()
+            self.version(table)
+            rows.schema = tables.arrow_schema(json.loads(table.schema().to_json()))
+            if (table.transaction_version(batch.app_id) or 0) >= batch.number:
+                for _ in rows:
+                    continue  # only to know again what was rejected
+            else:
+                self._append(table, batch, rows)
+        return rows.rejections
+
+    def close(self) -> None:
+        """Hold nothing between batches, so nothing is let go of."""
+
+    def table(self) -> DeltaTable | None:
+        """Open the table; None if there is none.
+
+        Raises:
+            DeliveryError: it cannot be opened.
+        """
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        with _Translated(self._location):
+            try:
+                return DeltaTable(self._location)
+            except TableNotFoundError:
+                return None
+
+    def version(self, table: DeltaTable) -> tables.Version:
+        """Return the table's schema version.
+
+        Raises:
+            PermanentDeliveryError: it is not a span table.
+        """
+        delta = json.loads(table.schema().to_json())
+        try:
+            version = tables.schema_version(delta, table.metadata().configuration)
+        except PermanentDeliveryError as error:
+            raise PermanentDeliveryError(f"The table {self._location} cannot take spans. {error}") from error
+        missing = [name for name in _REQUIRED if name not in {item["name"] for item in delta["fields"]}]
+        if missing:
+            raise PermanentDeliveryError(
+                f"The table {self._location} has no column {', '.join(missing)}, without which spans cannot be told "
+                "apart. Add the columns, or name another table."
+            )
+        return version
+
+    def missing(self) -> Finding:
+        """Return what it means that there is no table."""
+        if self._create:
+            return Finding("ok", f"There is no table at {self._location} yet; the first delivery makes it.")
+        return Finding(
+            "error",
+            f"There is no table at {self._location}, and TRACELAKE_CREATE_TABLE is off.",
+            "Create the table, name an existing one, or set TRACELAKE_CREATE_TABLE=true.",
+        )
+
+    def _made(self) -> DeltaTable:
+        from deltalake import DeltaTable, Schema
+
+        if not self._create:
+            finding = self.missing()
+            raise PermanentDeliveryError(f"{finding.seen} {finding.remedy}")
+        return DeltaTable.create(
+            self._location,
+            Schema.from_json(tables.delta_schema_json(self._version)),
+            mode="ignore",  # another shipper may have been faster
+            name="spans",
+            description="OpenTelemetry spans, one row each, written by tracelake",
+            configuration={**_TABLE_PROPERTIES, tables.VERSION_PROPERTY: str(self._version)},
+            raise_if_key_not_exists=False,
+        )
+
+    def _append(self, table: DeltaTable, batch: Batch, rows: _Rows) -> None:
+        import pyarrow as pa
+        from deltalake import CommitProperties, Transaction, write_deltalake
+
+        batches = iter(rows)
+        first = next(batches, None)
+        if first is None:
+            return  # every line of the batch was bad: there is nothing whose repetition a commit would prevent
+        write_deltalake(
+            table,
+            pa.RecordBatchReader.from_batches(rows.schema, _chain(first, batches)),
+            mode="append",
+            writer_properties=_writer_properties(batch.size),
+            commit_properties=CommitProperties(app_transactions=[Transaction(batch.app_id, batch.number)]),
+        )
+
+
+# Without these a row is not a span.
+_REQUIRED = (tables.TRACE_ID, tables.SPAN_ID, tables.PARENT_SPAN_ID, tables.NAME, tables.START_TIME, tables.END_TIME)
+
+
+class _Rows:
+    """The Arrow batches of a batch of spans; collects what could not be converted, and the error that ended it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self.schema: pa.Schema = None
+        self.rejections: list[Rejection] = []
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        from tracelake.spans.rows import convert
+
+        self.rejections = []
+        first = 0
+        try:
+            for records in self._batch.chunks():
+                rows, rejected = convert(records, self.schema)
+                self.rejections += [Rejection(first + index, reason) for index, reason in rejected]
+                first += len(records)
+                if rows.num_rows:
+                    yield rows
+        except Exception as error:
+            self.error = error  # delta-rs, which reads this, keeps only its text
+            raise
+
+
+class _Translated:
+    """Turns what delta-rs raises into a DeliveryError that names the table; the one place that knows its errors."""
+
+    def __init__(self, location: str, rows: _Rows | None = None) -> None:
+        self._location = location
+        self._rows = rows
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None:
+            return
+        if self._rows is not None and self._rows.error is not None:
+            error = self._rows.error
+        translated = translate(error, self._location)
+        if translated is not None:
+            raise translated from error
+
+
+def translate(error: BaseException, location: str) -> DeliveryError | None:
+    """Return the DeliveryError for what delta-rs, pyarrow or the system raised; None for what is none of theirs."""
+    from deltalake import exceptions
+
+    if isinstance(error, DeliveryError):
+        return None if location in str(error) else type(error)(f"The table {location}: {error}")
+    text = one_line(str(error)) or type(error).__name__
+    if isinstance(error, exceptions.CommitFailedError):
+        return TransientDeliveryError(f"A commit to {location} lost against another writer: {text}. It is tried again.")
+    if isinstance(error, (exceptions.SchemaMismatchError, exceptions.DeltaProtocolError)):
+        return PermanentDeliveryError(
+            f"The table {location} cannot take spans: {text}. Change the table, or name another."
+        )
+    # A panic of delta-rs is a BaseException of no public type.
+    if isinstance(error, (exceptions.DeltaError, OSError)) or type(error).__name__ == "PanicException":
+        if isinstance(error, PermissionError) or _PERMANENT.search(text):
+            return PermanentDeliveryError(
+                f"The table {location} cannot be written: {text}. Repair the access, or name another table."
+            )
+        return TransientDeliveryError(f"Writing to {location} failed: {text}. It is tried again.")
+    return None
+
+
+def _local_path(path: str) -> str:
+    absolute = os.path.abspath(os.path.expanduser(path))
+    if os.path.exists(absolute) and not os.path.isdir(absolute):
+        raise TargetError(f"The target {absolute!r} is a file, and a table is a directory. Name a directory.")
+    if re.search(r"%[0-9A-Fa-f]{2}", absolute) or "#" in absolute or "?" in absolute:
+        raise TargetError(
+            f"The target {absolute!r} holds '#', '?' or '%' with two digits, which delta-rs takes for parts of a URL. "
+            "Name a directory without them."
+        )
+    return absolute
+
+
+def _writer_properties(size: int) -> Any:
+    from deltalake import BloomFilterProperties, ColumnProperties, WriterProperties
+
+    bloom = BloomFilterProperties(set_bloom_filter_enabled=True, fpp=0.01, ndv=max(64, size // _SPAN_BYTES))
+    return WriterProperties(
+        compression="ZSTD",
+        compression_level=1,
+        max_row_group_size=_ROW_GROUP_ROWS,
+        column_properties={tables.TRACE_ID: ColumnProperties(bloom_filter_properties=bloom)},
+    )
+
+
+def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield first
+    yield from rest

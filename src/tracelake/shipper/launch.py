@@ -1,0 +1,131 @@
+"""Have a shipper run for an identity: as a detached process, or as a thread of this one.
+
+Loads nothing heavy: it runs in the app.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from tracelake.settings import Settings
+from tracelake.spool.files import open_locked
+from tracelake.spool.lane import Spool, identity_digest
+
+if TYPE_CHECKING:
+    from tracelake.shipper.service import Shipper
+
+_MAX_LOG_BYTES = 2**20
+
+# Locks on their way to a shipper. A child forked at that moment must close its copies, or it would hold them on.
+_locks_in_hand: set[int] = set()
+
+
+def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running", "started", "impossible"]:
+    """Start a detached shipper process for an identity, unless one is running.
+
+    The lock is taken here and handed to the process, open, so that there is no moment in which two could start. The
+    process is nobody's child: its end cannot be mistaken for that of a process the app started.
+
+    Raises:
+        SpoolError, OSError: the lock cannot be taken, or the process cannot be started.
+    """
+    python = _python()
+    if python is None:
+        return "impossible"
+    lock = open_locked(spool.lock_path(identity))
+    if lock is None:
+        return "running"
+    _locks_in_hand.add(lock)
+    try:
+        log = _open_log(spool.log_path(identity))
+        try:
+            command = [python, "-m", "tracelake.shipper", spool.path, identity_digest(identity), str(lock)]
+            # The shell puts the shipper in the background and ends, so that this waits for a millisecond only.
+            launcher = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+                ["/bin/sh", "-c", '"$@" &', "sh", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock,),
+                start_new_session=True,
+                # The shipper must not trace itself, nor take modules of the app's directory for its own.
+                env={**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONSAFEPATH": "1"},
+            )
+            return "started" if launcher.wait() == 0 else "impossible"
+        finally:
+            os.close(log)
+    finally:
+        _locks_in_hand.discard(lock)
+        os.close(lock)
+
+
+def after_fork_in_child() -> None:
+    """Let go of what a thread of the parent was handing to a shipper at the moment of the fork."""
+    for lock in _locks_in_hand:
+        os.close(lock)
+    _locks_in_hand.clear()
+
+
+class ShipperThread:
+    """A shipper in a daemon thread of this process."""
+
+    def __init__(self, spool: Spool, settings: Settings) -> None:
+        self._spool = spool
+        self._settings = settings
+        self._identities: set[str] = set()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._shipper: Shipper | None = None
+
+    def serve(self, identity: Mapping[str, str]) -> None:
+        """Deliver the lanes of an identity, too; starts the thread if it is not running."""
+        self._identities.add(identity_digest(identity))
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="tracelake-shipper", daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ask the thread to end after the batch under way, and wait for that."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the thread, which stayed in the parent, and close the copies of its locks."""
+        self._thread = None
+        if self._shipper is not None:
+            self._shipper.forget()
+
+    def _run(self) -> None:
+        from tracelake.shipper.service import Shipper
+
+        self._shipper = Shipper(
+            self._spool, self._settings, serves=lambda _, identity: identity_digest(identity) in self._identities
+        )
+        try:
+            self._shipper.run(self._stop)
+        finally:
+            self._shipper.release()
+
+
+def _open_log(path: str) -> int:
+    try:
+        if os.stat(path).st_size > _MAX_LOG_BYTES:
+            os.replace(path, path + ".1")
+    except FileNotFoundError:
+        pass
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _python() -> str | None:
+    """Return the interpreter to run, or None: inside uWSGI and frozen programs `sys.executable` is something else."""
+    candidates = [sys.executable, os.path.join(sys.exec_prefix, "bin", "python3")]
+    for path in candidates:
+        if path and os.path.basename(path).startswith(("python", "pypy")) and os.access(path, os.X_OK):
+            return path
+    return None

@@ -1,0 +1,185 @@
+"""A span record to and from one line of a spool segment; docs/spool-format.md has the format.
+
+A line is the JSON of a `SpanRecord` and one newline. Bytes and non-finite floats are tagged (see `values`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from tracelake.errors import LineError
+from tracelake.spans import values
+from tracelake.spans.record import Attributes, Resource, Scope, SpanEvent, SpanLink, SpanRecord
+
+# What a hostile or endless value may add to its span in notes.
+_MAX_NOTES = 100
+
+_HEX_DIGITS = b"0123456789abcdef"
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(SpanRecord)
+_UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_Part = TypeVar("_Part", Resource, Scope)
+
+
+def encode_line(record: SpanRecord) -> bytes:
+    """Return the line of a record, newline included. Whatever it cannot hold is degraded, and says so in the line.
+
+    Takes any value in attributes and raises nothing for it.
+    """
+    try:
+        if _is_simple(record):
+            return _ENCODER.encode(record) + b"\n"
+    except Exception:  # noqa: BLE001, S110 - a lone surrogate, or a value that another thread is changing
+        pass
+    return _ENCODER.encode(_tagged(degraded(record))) + b"\n"
+
+
+def decode_line(line: bytes) -> SpanRecord:
+    """Return the record of a line.
+
+    Raises:
+        LineError: the line is not the JSON of a span; the message says where it goes wrong.
+    """
+    try:
+        record = _DECODER.decode(line)
+        _check_hex(record)
+        if values.may_hold_tags(line):
+            _untag(record)
+    except _UNREADABLE as error:
+        raise LineError(f"Not a span: {error}. The line is kept in the lane's quarantine folder.") from error
+    return record
+
+
+def degraded(record: SpanRecord) -> SpanRecord:
+    """Return a copy in which every value is plain; its `tracelake.degraded` attribute lists what had to change."""
+    notes: list[str] = []
+    attributes = values.degrade_attributes(record.attributes, "attributes", notes)
+    events = [
+        msgspec.structs.replace(
+            event,
+            name=values.clean_text(event.name, f"events[{index}].name", notes),
+            attributes=values.degrade_attributes(event.attributes, f"events[{index}].attributes", notes),
+        )
+        for index, event in enumerate(record.events)
+    ]
+    links = [
+        msgspec.structs.replace(
+            link,
+            trace_state=values.clean_text(link.trace_state, f"links[{index}].trace_state", notes),
+            attributes=values.degrade_attributes(link.attributes, f"links[{index}].attributes", notes),
+        )
+        for index, link in enumerate(record.links)
+    ]
+    texts = {
+        field: values.clean_text(getattr(record, field), field, notes)
+        for field in ("name", "status_message", "trace_state")
+    }
+    _add_notes(attributes, notes)
+    return msgspec.structs.replace(record, attributes=attributes, events=events, links=links, **texts)
+
+
+def pack(part: Resource | Scope) -> msgspec.Raw:
+    """Return the JSON of a resource or scope as a record holds it; degraded as in `encode_line`."""
+    notes: list[str] = []
+    attributes = values.degrade_attributes(part.attributes, "attributes", notes)
+    texts = {
+        field: values.clean_text(text, field, notes)
+        for field in part.__struct_fields__
+        if isinstance(text := getattr(part, field), str)
+    }
+    _add_notes(attributes, notes)
+    replaced: Any = msgspec.structs.replace(part, attributes=values.tag_attributes(attributes), **texts)
+    return msgspec.Raw(_ENCODER.encode(replaced))
+
+
+def resource_of(record: SpanRecord) -> Resource:
+    """Return the resource of a record. The object is shared by many: do not change its attributes.
+
+    Raises:
+        LineError: its JSON is not that of a resource.
+    """
+    return _parse_resource(bytes(record.resource))
+
+
+def scope_of(record: SpanRecord) -> Scope:
+    """Return the instrumentation scope of a record. The object is shared by many: do not change its attributes.
+
+    Raises:
+        LineError: its JSON is not that of a scope.
+    """
+    return _parse_scope(bytes(record.scope))
+
+
+def _is_simple(record: SpanRecord) -> bool:
+    return (
+        values.simple(record.attributes)
+        and (not record.events or all(values.simple(event.attributes) for event in record.events))
+        and (not record.links or all(values.simple(link.attributes) for link in record.links))
+    )
+
+
+def _add_notes(attributes: Attributes, notes: list[str]) -> None:
+    if not notes:
+        return
+    earlier = attributes.get(values.DEGRADED_KEY)
+    listed = (earlier if isinstance(earlier, list) else []) + notes
+    if len(listed) > _MAX_NOTES:
+        listed[_MAX_NOTES:] = [f"and {len(listed) - _MAX_NOTES} more"]
+    attributes[values.DEGRADED_KEY] = listed
+
+
+def _check_hex(record: SpanRecord) -> None:
+    if not _is_hex(record.trace_id + record.span_id + (record.parent_span_id or "")):
+        raise ValueError(
+            f"trace_id {record.trace_id!r}, span_id {record.span_id!r} or parent_span_id {record.parent_span_id!r} "
+            "is not lowercase hexadecimal"
+        )
+    for link in record.links:
+        if len(link.trace_id) != 32 or len(link.span_id) != 16 or not _is_hex(link.trace_id + link.span_id):
+            raise ValueError(f"a link to {link.trace_id!r} {link.span_id!r} is not lowercase hexadecimal")
+
+
+def _is_hex(text: str) -> bool:
+    # Deleting the digits and looking at what is left takes half the time of a regular expression.
+    return not text.encode().translate(None, _HEX_DIGITS)
+
+
+def _tagged(record: SpanRecord) -> SpanRecord:
+    return msgspec.structs.replace(
+        record,
+        attributes=values.tag_attributes(record.attributes),
+        events=[_tagged_part(event) for event in record.events],
+        links=[_tagged_part(link) for link in record.links],
+    )
+
+
+def _tagged_part(part: Any) -> Any:
+    return msgspec.structs.replace(part, attributes=values.tag_attributes(part.attributes))
+
+
+def _untag(record: SpanRecord) -> None:
+    parts: list[SpanRecord | SpanEvent | SpanLink] = [record, *record.events, *record.links]
+    for part in parts:
+        part.attributes = values.untag_attributes(part.attributes)
+
+
+@lru_cache(maxsize=1024)
+def _parse_resource(text: bytes) -> Resource:
+    return _parse(text, Resource)
+
+
+@lru_cache(maxsize=1024)
+def _parse_scope(text: bytes) -> Scope:
+    return _parse(text, Scope)
+
+
+def _parse(text: bytes, kind: type[_Part]) -> _Part:
+    try:
+        part = msgspec.json.decode(text, type=kind)
+        return msgspec.structs.replace(part, attributes=values.untag_attributes(part.attributes))
+    except _UNREADABLE as error:
+        what = kind.__name__.lower()
+        raise LineError(f"Not a {what}: {error}. The line is kept in the lane's quarantine folder.") from error

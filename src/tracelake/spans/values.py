@@ -1,0 +1,283 @@
+"""Attribute values: what a row can hold, and how a value that it cannot hold is degraded in sight.
+
+A plain value is a str of valid Unicode, a bool, an int of 64 bits, a float, bytes, None, or a list or str-keyed dict of
+plain values. JSON knows neither bytes nor NaN, so in a spool line these travel as one-key objects, the tags:
+`{"$bytes": "<base64>"}`, `{"$float": "NaN" | "Infinity" | "-Infinity"}`; a dict that looks like a tag is wrapped as
+`{"$map": {...}}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+import msgspec
+
+from tracelake.spans.record import Attributes
+
+# The attribute that lists what was degraded in this span, one "where: what" text an entry.
+DEGRADED_KEY = "tracelake.degraded"
+
+# Lists and dicts nested deeper are written as JSON text. Each level of dicts takes three levels of OTLP protobuf, and
+# protobuf parsers refuse a message of more than 100 (a span itself takes seven):
+# https://protobuf.dev/programming-guides/proto-limits/
+MAX_DEPTH = 30
+
+# Objects that share parts can unfold into more lists and dicts than any memory holds; from here on they are left out.
+_MAX_CONTAINERS = 1_000_000
+
+_INT64_MIN, _INT64_END = -(2**63), 2**63
+_NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_TAG_MARK = b'{"$'
+
+
+def simple(attributes: Mapping[str, Any], depth: int = 1) -> bool:
+    """Say whether JSON holds every value as it is, with no tag and nothing to degrade.
+
+    Strings are taken to be valid Unicode: the JSON encoder finds out, and raises UnicodeEncodeError. `depth` is that of
+    the values, 1 in an attribute map.
+    """
+    for key, value in attributes.items():
+        if type(key) is not str:
+            return False
+        kind = type(value)
+        if kind is not str and not _simple_value(value, kind, depth):
+            return False
+    return True
+
+
+def degrade_attributes(attributes: Mapping[Any, Any], path: str, notes: list[str]) -> Attributes:
+    """Return a plain copy of `attributes`; each thing that had to change is added to `notes` as "path: what"."""
+    return _Degrader(notes).mapping(attributes, path, 0)
+
+
+def degrade(value: Any, path: str, notes: list[str]) -> Any:
+    """Return `value` as a plain value; each thing that had to change is added to `notes` as "path: what".
+
+    Tuples, sets, dataclasses, pydantic and msgspec models, enums, dates, UUIDs, decimals and NumPy values become their
+    usual JSON shape without a note. Anything else becomes its `repr`, with one. Raises nothing, whatever the value's
+    own code does.
+    """
+    return _Degrader(notes).plain(value, path, 1)
+
+
+def clean_text(text: str, path: str, notes: list[str]) -> str:
+    """Return `text` with lone surrogates escaped as `\\udXXX`, which UTF-8 cannot hold."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        notes.append(f"{path}: lone surrogates escaped")
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def tag(value: Any) -> Any:
+    """Replace what JSON cannot hold in a plain value by tags."""
+    kind = type(value)
+    if kind is float:
+        return value if value - value == 0.0 else {"$float": _non_finite_name(value)}
+    if kind is bytes:
+        return {"$bytes": b64encode(value).decode()}
+    if kind is list:
+        return [tag(item) for item in value]
+    if kind is dict:
+        tagged = {key: tag(item) for key, item in value.items()}
+        return {"$map": tagged} if _looks_like_tag(tagged) else tagged
+    return value
+
+
+def untag(value: Any) -> Any:
+    """Undo `tag`."""
+    kind = type(value)
+    if kind is list:
+        return [untag(item) for item in value]
+    if kind is dict:
+        if len(value) == 1:
+            ((key, item),) = value.items()
+            if key in _UNTAG:
+                return _UNTAG[key](item)
+        return {key: untag(item) for key, item in value.items()}
+    return value
+
+
+def tag_attributes(attributes: Attributes) -> Attributes:
+    """Tag the values of an attribute map; its own keys are never taken for a tag."""
+    return {key: tag(value) for key, value in attributes.items()}
+
+
+def untag_attributes(attributes: Attributes) -> Attributes:
+    """Undo `tag_attributes`."""
+    return {key: untag(value) for key, value in attributes.items()}
+
+
+def may_hold_tags(text: bytes) -> bool:
+    """Say whether JSON text made by `msgspec` may hold a tag."""
+    # One byte is found ten times faster than three.
+    return b"$" in text and _TAG_MARK in text
+
+
+def json_text(value: Any) -> str:
+    """Return the JSON text of a plain value as a MAP<STRING,STRING> column holds it.
+
+    As in the protobuf JSON mapping, bytes are base64 and non-finite floats their name, quoted when nested.
+    Source: https://protobuf.dev/programming-guides/json/
+    """
+    kind = type(value)
+    if kind is str:
+        return str(value)
+    if kind is float and value - value != 0.0:
+        return _non_finite_name(value)
+    if kind is bytes:
+        return b64encode(value).decode()
+    return msgspec.json.encode(_jsonable(value)).decode()
+
+
+def _jsonable(value: Any) -> Any:
+    kind = type(value)
+    if kind is float:
+        return value if value - value == 0.0 else _non_finite_name(value)
+    if kind is list:
+        return [_jsonable(item) for item in value]
+    if kind is dict:
+        return {key: _jsonable(item) for key, item in value.items()}
+    return value
+
+
+def _non_finite_name(value: float) -> str:
+    if value != value:
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _simple_value(value: Any, kind: type[Any], depth: int) -> bool:
+    if kind is bool or value is None:
+        return True
+    if kind is int:
+        return bool(_INT64_MIN <= value < _INT64_END)
+    if kind is float:
+        return bool(value - value == 0.0)
+    if depth >= MAX_DEPTH:
+        return False
+    if kind is list or kind is tuple:
+        return all((inner := type(item)) is str or _simple_value(item, inner, depth + 1) for item in value)
+    if kind is dict:
+        return not _looks_like_tag(value) and simple(value, depth + 1)
+    return False
+
+
+def _looks_like_tag(value: Mapping[Any, Any]) -> bool:
+    return len(value) == 1 and str(next(iter(value))).startswith("$")
+
+
+def _untag_bytes(text: str) -> bytes:
+    return b64decode(text, validate=True)
+
+
+_UNTAG: dict[str, Callable[[Any], Any]] = {
+    "$bytes": _untag_bytes,
+    "$float": _NON_FINITE.__getitem__,
+    "$map": untag_attributes,
+}
+
+
+class _Degrader:
+    """Makes plain values and keeps count of what it met; one for each attribute map."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+        self._open: set[int] = set()
+        self._containers = 0
+
+    def plain(self, value: Any, path: str, depth: int) -> Any:
+        kind = type(value)
+        if value is None or kind is bool or kind is float:
+            return value
+        try:
+            if isinstance(value, str):
+                return clean_text(str.__str__(value), path, self._notes)
+            if isinstance(value, int):
+                return self._integer(int(value), path)
+            if isinstance(value, float):
+                return float(value)
+            if isinstance(value, (bytes, bytearray, memoryview)):
+                return bytes(value)
+            return self._container(value, path, depth)
+        except Exception:  # noqa: BLE001 - a value's own code may raise anything, and the span must still be recorded
+            self._notes.append(f"{path}: {kind.__qualname__} written as its repr")
+            return clean_text(_repr(value), path, self._notes)
+
+    def mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> Attributes:
+        plain: Attributes = {}
+        # A copy, because another thread of the app may be filling the dict.
+        for key, item in list(value.items()):
+            name = clean_text(_key_text(key), path, self._notes)
+            if name in plain:
+                self._notes.append(f"{path}: two keys are {name!r} as text, the later has quotes added")
+            while name in plain:
+                name += "'"
+            plain[name] = self.plain(item, f"{path}.{name}", depth + 1)
+        return plain
+
+    def _container(self, value: Any, path: str, depth: int) -> Any:
+        # Objects point at their parents, and those back at them.
+        if id(value) in self._open:
+            self._notes.append(f"{path}: {type(value).__qualname__} that contains itself, left out")
+            return f"<{type(value).__qualname__} that contains itself>"
+        self._containers += 1
+        if self._containers > _MAX_CONTAINERS:
+            self._notes.append(f"{path}: more than {_MAX_CONTAINERS:,} lists and dicts, left out")
+            return f"<{type(value).__qualname__} left out>"
+        self._open.add(id(value))
+        try:
+            return self._unfold(value, path, depth)
+        finally:
+            self._open.discard(id(value))
+
+    def _unfold(self, value: Any, path: str, depth: int) -> Any:
+        is_mapping = isinstance(value, Mapping)
+        if not is_mapping and not isinstance(value, (list, tuple, Set)):
+            return self.plain(_builtin_shape(value), path, depth)
+        if depth == MAX_DEPTH:
+            self._notes.append(f"{path}: nested deeper than {MAX_DEPTH} levels, written as JSON text")
+            return json_text(self._unfold(value, path, depth + 1))
+        if is_mapping:
+            return self.mapping(value, path, depth)
+        return [self.plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+
+    def _integer(self, value: int, path: str) -> int | str:
+        if _INT64_MIN <= value < _INT64_END:
+            return value
+        bits = value.bit_length()
+        self._notes.append(f"{path}: integer of {bits} bits written as text")
+        # Python refuses to write integers of more than 4,300 digits (some 14,000 bits) in decimal.
+        return str(value) if bits <= 14_000 else hex(value)
+
+
+def _builtin_shape(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return msgspec.to_builtins(value)
+
+
+def _key_text(key: Any) -> str:
+    if isinstance(key, str):
+        return str.__str__(key)
+    try:
+        return str(key)
+    except Exception:  # noqa: BLE001 - as in _Degrader.plain
+        return _repr(key)
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - as in _Degrader.plain
+        return f"<{type(value).__qualname__}, whose repr raised {type(error).__qualname__}>"

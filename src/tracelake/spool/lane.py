@@ -1,0 +1,163 @@
+"""A lane: the directory where the spans of one destination, written with one identity, wait for delivery."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from tracelake.errors import LedgerError, SpoolError
+from tracelake.spool.files import make_private_dir
+from tracelake.spool.notes import NOTE_VERSION, read_note, write_note
+from tracelake.spool.segment import Segment, list_segments
+
+
+class LaneNote(msgspec.Struct, frozen=True):
+    """`lane.json`: what the lane is for. `identity` holds non-secret settings only."""
+
+    target: str
+    identity: dict[str, str]
+    created_unix_nano: int
+    version: int = NOTE_VERSION
+
+
+class Lane:
+    """Paths and notes of one lane. Cheap to make; reads files only when asked."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+        self.note_path = os.path.join(path, "lane.json")
+        self.segments_dir = os.path.join(path, "segments")
+        self.quarantine_dir = os.path.join(path, "quarantine")
+        self.refusals_dir = os.path.join(path, "refusals")
+        self.ledger_path = os.path.join(path, "ledger.json")
+        self.in_flight_path = os.path.join(path, "in-flight.json")
+        self.delivery_path = os.path.join(path, "delivery.json")
+        self.flush_path = os.path.join(path, "flush")
+
+    def __repr__(self) -> str:
+        return f"Lane({self.path!r})"
+
+    def note(self) -> LaneNote:
+        """Return what the lane is for.
+
+        Raises:
+            LedgerError: `lane.json` is missing, damaged or of a newer version.
+        """
+        note = read_note(self.note_path, LaneNote)
+        if note is None:
+            raise LedgerError(f"{self.note_path} is missing. Move the folder {self.path} out of the spool.")
+        return note
+
+    def segments(self) -> list[Segment]:
+        """Return the lane's segments of every format version, oldest first."""
+        return list_segments(self.segments_dir)
+
+    def create(self, target: str, identity: Mapping[str, str]) -> None:
+        """Make the lane's directories and note; fine if they are there already.
+
+        Raises:
+            SpoolError: a directory or the note cannot be made.
+        """
+        for directory in (self.path, self.segments_dir, self.quarantine_dir, self.refusals_dir):
+            make_private_dir(directory)
+        try:
+            if not os.path.exists(self.note_path):
+                note = LaneNote(target=target, identity=dict(identity), created_unix_nano=time.time_ns())
+                write_note(self.note_path, note)
+        except OSError as error:
+            raise SpoolError(
+                f"{self.note_path} cannot be written: {error.strerror}. "
+                "Set TRACELAKE_SPOOL_DIR to a directory this user can write to."
+            ) from error
+
+    def request_flush(self) -> None:
+        """Ask whoever ships this lane to deliver what it holds now, without waiting for a full batch."""
+        try:
+            os.close(os.open(self.flush_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            os.utime(self.flush_path)
+        except OSError:
+            return  # the batch is then delivered at its age
+
+    def flush_requested_ns(self) -> int:
+        """Return when delivery was last asked for, as a file time in nanoseconds; 0 for never."""
+        try:
+            return os.stat(self.flush_path).st_mtime_ns
+        except OSError:
+            return 0
+
+
+class Spool:
+    """The directory that holds every lane of a user, and the locks and logs of their shippers.
+
+    Args:
+        path: the directory; empty means `~/.local/state/tracelake/spool`, or one of this user's in the system's
+            temporary directory where there is no home to write to.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self.path = os.path.abspath(os.path.expanduser(path or default_spool_dir()))
+        self.lanes_dir = os.path.join(self.path, "lanes")
+        self.shippers_dir = os.path.join(self.path, "shippers")
+
+    def __repr__(self) -> str:
+        return f"Spool({self.path!r})"
+
+    def create(self) -> None:
+        """Make the spool's directories; fine if they are there already.
+
+        Raises:
+            SpoolError: they cannot be made, or are not safe to use.
+        """
+        make_private_dir(self.lanes_dir)
+        make_private_dir(self.shippers_dir)
+        owner = os.lstat(self.path).st_uid
+        if owner not in {0, os.geteuid()}:
+            raise SpoolError(
+                f"The spool directory {self.path} belongs to user {owner}, who could replace what is in it. "
+                "Set TRACELAKE_SPOOL_DIR to a directory of this user or of root."
+            )
+
+    def lane(self, target: str, identity: Mapping[str, str]) -> Lane:
+        """Return the lane of a destination and an identity; it may not exist yet."""
+        slug = re.sub(r"[^a-zA-Z0-9]+", "-", target).strip("-").lower()[-40:].strip("-") or "lane"
+        digest = hashlib.sha256(msgspec.json.encode([target, sorted(identity.items())])).hexdigest()[:12]
+        return Lane(os.path.join(self.lanes_dir, f"{slug}-{digest}"))
+
+    def lanes(self) -> list[Lane]:
+        """Return every lane, by name."""
+        try:
+            names = sorted(os.listdir(self.lanes_dir))
+        except FileNotFoundError:
+            return []
+        return [Lane(os.path.join(self.lanes_dir, name)) for name in names if not name.startswith(".")]
+
+    def lock_path(self, identity: Mapping[str, str]) -> str:
+        """Return the path of the lock that the one shipper of an identity holds."""
+        return os.path.join(self.shippers_dir, f"{identity_digest(identity)}.lock")
+
+    def log_path(self, identity: Mapping[str, str]) -> str:
+        """Return the path of the log that a shipper process of an identity writes."""
+        return os.path.join(self.shippers_dir, f"{identity_digest(identity)}.log")
+
+
+def identity_digest(identity: Mapping[str, str]) -> str:
+    """Return the short name of an identity: equal settings have equal names."""
+    return hashlib.sha256(msgspec.json.encode(sorted(identity.items()))).hexdigest()[:12]
+
+
+def default_spool_dir() -> str:
+    """Return where the spool is when nothing says otherwise."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    probe = state
+    while not os.path.exists(probe):
+        probe = os.path.dirname(probe)
+    if os.path.isabs(state) and os.access(probe, os.W_OK | os.X_OK):
+        return os.path.join(state, "tracelake", "spool")
+    return os.path.join(tempfile.gettempdir(), f"tracelake-{os.geteuid()}", "spool")

@@ -1,0 +1,140 @@
+"""Segments: the append-only files of a lane, each written by one process.
+
+A segment is named `<writer>-<sequence>.v<format>.jsonl` and holds one line a span. Its writer keeps it locked while it
+may still append; the lock ends with the process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tracelake.spool.files import lock, remove_file
+
+# The only line format so far. A segment of a newer one is left alone, and said to be there by `tracelake status`.
+FORMAT_VERSION = 1
+
+_NAME = re.compile(r"(?P<writer>[0-9a-f]{16}-\d+-[0-9a-f]{8})-(?P<sequence>\d{6,})\.v(?P<version>\d+)\.jsonl")
+_NEW_SUFFIX = ".new"
+_TAIL_BYTES = 64 * 1024
+_READ_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment file, as its name tells. Segments sort by the time their writers started."""
+
+    path: str
+    name: str
+    writer: str
+    version: int
+
+    def size(self) -> int:
+        """Return its bytes; 0 if it is gone."""
+        try:
+            return os.stat(self.path).st_size
+        except FileNotFoundError:
+            return 0
+
+    def is_open(self) -> bool:
+        """Say whether its writer may still append to it."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            return not lock(descriptor, shared=True)
+        finally:
+            os.close(descriptor)
+
+    def end_of_lines(self, start: int, limit: int) -> int:
+        """Return where the last whole line between `start` and `limit` ends; `start` if there is none."""
+        with open(self.path, "rb") as file:
+            end = limit
+            while end > start:
+                begin = max(start, end - _TAIL_BYTES)
+                file.seek(begin)
+                newline = file.read(end - begin).rfind(b"\n")
+                if newline >= 0:
+                    return begin + newline + 1
+                end = begin
+        return start
+
+    def end_of_line(self, start: int, size: int) -> int:
+        """Return where the line that begins at `start` ends; `start` if its newline is not written yet."""
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            position = start
+            while position < size and (block := file.read(min(_READ_BYTES, size - position))):
+                newline = block.find(b"\n")
+                if newline >= 0:
+                    return position + newline + 1
+                position += len(block)
+        return start
+
+    def lines(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, line) from `start` to `end`, newlines included; a torn last line has none."""
+        with open(self.path, "rb", buffering=_READ_BYTES) as file:
+            file.seek(start)
+            offset = start
+            while offset < end:
+                line = file.readline(end - offset)
+                if not line:
+                    return
+                yield offset, line
+                offset += len(line)
+
+
+def list_segments(directory: str) -> list[Segment]:
+    """Return the segments in a directory, oldest first; other files there are not segments."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    found = ((name, _NAME.fullmatch(name)) for name in names)
+    segments = [
+        Segment(os.path.join(directory, name), name, match["writer"], int(match["version"]))
+        for name, match in found
+        if match
+    ]
+    return sorted(segments, key=lambda segment: segment.name)
+
+
+def new_writer_name() -> str:
+    """Return a name for a writer that no other has, in any container or host that shares the spool."""
+    return f"{time.time_ns():016x}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def open_segment(directory: str, writer: str, sequence: int) -> tuple[int, str]:
+    """Create and lock the next segment of a writer; return its descriptor, opened to append, and its path.
+
+    The file gets its name only once it is locked, so nobody can take it for one whose writer is gone.
+
+    Raises:
+        OSError: it cannot be created.
+        SpoolError: the file system has no locks.
+    """
+    path = os.path.join(directory, f"{writer}-{sequence:06d}.v{FORMAT_VERSION}.jsonl")
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path + _NEW_SUFFIX, flags, 0o600)
+    try:
+        lock(descriptor, wait=True)  # only `is_open` ever asks for it too, and lets go at once
+        os.rename(path + _NEW_SUFFIX, path)
+    except BaseException:
+        os.close(descriptor)
+        remove_file(path + _NEW_SUFFIX)
+        raise
+    return descriptor, path
+
+
+def remove_unfinished(directory: str) -> None:
+    """Remove what writers left that died between making a segment and naming it. Nothing is ever written to those."""
+    for name in os.listdir(directory):
+        if not name.endswith(_NEW_SUFFIX):
+            continue
+        path = os.path.join(directory, name)
+        if not Segment(path, name, "", 0).is_open():
+            remove_file(path)

@@ -1,0 +1,1 @@
+"""Front ends: where spans come from, and how their context travels between services."""

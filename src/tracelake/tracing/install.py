@@ -1,0 +1,138 @@
+"""Name a destination, and have the spans of OpenTelemetry's global provider recorded to it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from tracelake.destinations.base import Destination, digest
+from tracelake.destinations.targets import Target, parse_target, parse_targets
+from tracelake.errors import ConfigurationError, TargetError
+from tracelake.recorder.recorder import Route, current_recorder
+from tracelake.tracing.processor import ROUTE_KEY, SpanRecorder
+from tracelake.tracing.propagation import set_destination_guard
+
+_lock = threading.Lock()
+_installed: tuple[trace.TracerProvider, SpanRecorder] | None = None
+
+
+def set_destination(
+    target: Target | Sequence[Target] | None, *, service_name: str | None = None
+) -> tuple[Destination, ...]:
+    """Record the spans of this process to a destination, or to several, from now on.
+
+    Installs a `SpanRecorder` in OpenTelemetry's global tracer provider, and makes a provider where there is none.
+
+    Args:
+        target: a target or a list of them (see docs/destinations.md); None goes back to what the environment names.
+        service_name: `service.name` of the spans; None leaves that of their resource.
+
+    Returns:
+        The destinations, parsed.
+
+    Raises:
+        TargetError: a target is not understood; the message says what to write instead. Nothing changed.
+        ConfigurationError: the global tracer provider takes no span processors.
+    """
+    destinations = None if target is None else parse_targets(target)
+    recorder = current_recorder()
+    recorder.set_default(destinations)
+    install(service_name)
+    return destinations or recorder.default_route().destinations
+
+
+@contextlib.contextmanager
+def destination(target: Target | Sequence[Target]) -> Iterator[tuple[Destination, ...]]:
+    """Record the spans that start in the with-body to a destination of its own, whatever is set elsewhere.
+
+    It travels with OpenTelemetry's context: through `await`, and to threads that are given the context. For a service
+    that keeps the traces of each customer apart.
+
+    Raises:
+        TargetError: a target is not understood.
+        ConfigurationError: the global tracer provider takes no span processors.
+    """
+    destinations = parse_targets(target)
+    install()
+    with _routed(current_recorder().route(destinations)):
+        yield destinations
+
+
+def install(service_name: str | None = None) -> None:
+    """Put a `SpanRecorder` into the global tracer provider, once; make the provider if there is none.
+
+    Raises:
+        ConfigurationError: the provider is of another make and takes no span processors.
+    """
+    global _installed
+    provider = trace.get_tracer_provider()
+    if service_name is None and _installed is not None and _installed[0] is provider:
+        return
+    with _lock:
+        if isinstance(provider, trace.ProxyTracerProvider):
+            resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
+            # Not at exit: the recorder waits for delivery itself, and spans may still end after the provider's turn.
+            trace.set_tracer_provider(TracerProvider(resource=resource, shutdown_on_exit=False))
+            provider = trace.get_tracer_provider()
+        if _installed is None or _installed[0] is not provider:
+            add = getattr(provider, "add_span_processor", None)
+            if add is None:
+                raise ConfigurationError(
+                    f"The global tracer provider is a {type(provider).__module__}.{type(provider).__qualname__}, which "
+                    "takes no span processors. Call tracelake.set_destination before it is set, or use OpenTelemetry's."
+                )
+            processor = SpanRecorder()
+            add(processor)
+            _installed = (provider, processor)
+        if service_name is not None:
+            _installed[1].use_service_name(service_name)
+    set_destination_guard(_Guard())
+
+
+def active_route() -> Route:
+    """Return the route that a span started here and now would take."""
+    route = otel_context.get_value(ROUTE_KEY)
+    return route if isinstance(route, Route) else current_recorder().default_route()
+
+
+@contextlib.contextmanager
+def _routed(route: Route) -> Iterator[None]:
+    token = otel_context.attach(otel_context.set_value(ROUTE_KEY, route))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+class _Guard:
+    """Tells propagation which destinations are active here, and which of a caller's this service would record to."""
+
+    def __init__(self) -> None:
+        self._allowed: dict[str, Destination] | None = None
+
+    def digests(self) -> frozenset[str]:
+        return frozenset(digest(item) for item in active_route().destinations)
+
+    def adopt(self, digests: frozenset[str]) -> contextlib.AbstractContextManager[None] | None:
+        allowed = self._allow_list()
+        if not digests <= allowed.keys():
+            return None
+        return _routed(current_recorder().route(tuple(allowed[item] for item in sorted(digests))))
+
+    def _allow_list(self) -> dict[str, Destination]:
+        if self._allowed is None:
+            self._allowed = {}
+            for text in current_recorder().settings.accept_destinations:
+                try:
+                    item = parse_target(text)
+                except TargetError as error:  # noqa: PERF203
+                    current_recorder().say("TRACELAKE_ACCEPT_DESTINATIONS: %s", error)
+                else:
+                    self._allowed[digest(item)] = item
+        return self._allowed
