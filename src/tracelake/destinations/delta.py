@@ -57,9 +57,8 @@ _SPAN_BYTES = 400
 
 # What delta-rs and its object stores say, in the text of one catch-all error, when trying again cannot help.
 _PERMANENT = re.compile(
-    r"access.?denied|permission.?denied|forbidden|unauthorized|not authorized|\b40[13]\b|NoSuchBucket|bucket does not exist"
-    r"|InvalidAccessKeyId|SignatureDoesNotMatch|os error 13\b|os error 30\b|read-only file system|not a directory"
-    r"|unsupported|schema|protocol|invalid table",
+    r"access.?denied|permission.?denied|forbidden|unauthorized|not authorized|\b40[13]\b|NoSuchBucket"
+    r"|InvalidAccessKeyId|SignatureDoesNotMatch|os error 13\b|os error 30\b|read-only file system|not a directory",
     re.IGNORECASE,
 )
 

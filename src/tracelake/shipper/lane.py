@@ -97,8 +97,8 @@ class LaneShipper:
         ledger = self._read_ledger()
         if note.app_id != ledger.app_id:
             raise LedgerError(
-                f"{self.lane.in_flight_path} is of a ledger that is gone, so what it delivered is not known. Remove it to "
-                "deliver everything in the lane again; spans that were delivered are then in the destination twice."
+                f"{self.lane.in_flight_path} is of a ledger that is gone, so what it delivered is not known. "
+                "Remove it to deliver all of the lane again; spans that were delivered are then there twice."
             )
         if note.batch > ledger.batch:
             self._deliver(ledger, note)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _MAX_LOG_BYTES = 2**20
 
+# Where the `sitecustomize` of `opentelemetry-instrument` is, which would instrument the shipper, too.
+_AUTO_INSTRUMENTATION = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
+
 # Locks on their way to a shipper. A child forked at that moment must close its copies, or it would hold them on.
 _locks_in_hand: set[int] = set()
 
@@ -53,8 +56,7 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
                 stderr=log,
                 pass_fds=(lock,),
                 start_new_session=True,
-                # The shipper must not trace itself, nor take modules of the app's directory for its own.
-                env={**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONSAFEPATH": "1"},
+                env=_environment(),
             )
             return "started" if launcher.wait() == 0 else "impossible"
         finally:
@@ -120,6 +122,14 @@ def _open_log(path: str) -> int:
     except FileNotFoundError:
         pass
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _environment() -> dict[str, str]:
+    """Return the app's environment, for a process that is not traced and takes no modules of the app's directory."""
+    environment = {**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONSAFEPATH": "1"}
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if not path.endswith(_AUTO_INSTRUMENTATION))
+    return environment
 
 
 def _python() -> str | None:

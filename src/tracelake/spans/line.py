@@ -95,6 +95,15 @@ def pack(part: Resource | Scope) -> msgspec.Raw:
     return msgspec.Raw(_ENCODER.encode(replaced))
 
 
+def repacked(record: SpanRecord) -> SpanRecord:
+    """Return a copy with its resource and scope degraded, for lines that something else than `pack` wrote.
+
+    Raises:
+        LineError: the JSON of one of them is not that of a resource or scope.
+    """
+    return msgspec.structs.replace(record, resource=pack(resource_of(record)), scope=pack(scope_of(record)))
+
+
 def resource_of(record: SpanRecord) -> Resource:
     """Return the resource of a record. The object is shared by many: do not change its attributes.
 

@@ -17,6 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _KINDS = {name: number for number, name in enumerate(tables.SPAN_KINDS)}
 _STATUS_CODES = {name: number for number, name in enumerate(tables.STATUS_CODES)}
+_COLUMNS_READ = frozenset(field["name"] for field in tables.delta_schema(2)["fields"])
 
 
 def to_arrow(records: Sequence[SpanRecord], schema: pa.Schema) -> pa.RecordBatch:
@@ -102,15 +103,12 @@ def _degraded(
     record: SpanRecord, index: int, schema: pa.Schema, refused: list[tuple[int, str]], reason: Exception
 ) -> list[SpanRecord]:
     try:
-        degraded = line.degraded(record)
+        degraded = line.degraded(line.repacked(record))
         to_arrow([degraded], schema)
     except Exception:  # noqa: BLE001 - as in _sound; the first reason is about what was received
         refused.append((index, f"{type(reason).__name__}: {reason}"))
         return []
     return [degraded]
-
-
-_COLUMNS_READ = frozenset(field["name"] for field in tables.delta_schema(2)["fields"])
 
 
 def _record(row: Mapping[str, Any]) -> SpanRecord:
