@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -34,17 +34,21 @@ DIGEST = "aaaaaaaaaaaaaaaa"
 tracer = TracerProvider(shutdown_on_exit=False).get_tracer("tests")
 
 
+def redirects(*stops: str) -> str:
+    return urlencode([("to", stop) for stop in stops])
+
+
 class Handler(BaseHTTPRequestHandler):
-    """Keeps the headers of each request; ``?to=<url>`` redirects there."""
+    """Keeps the headers of each request; ``?to=<url>&to=<url>`` redirects to the first, and on to the second."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self.server.seen.append([(name.lower(), value) for name, value in self.headers.items()])  # type: ignore[attr-defined]
-        query = parse_qs(urlsplit(self.path).query)
-        self.send_response(302 if "to" in query else 200)
-        if "to" in query:
-            self.send_header("Location", query["to"][0])
+        stops = parse_qs(urlsplit(self.path).query).get("to", [])
+        self.send_response(302 if stops else 200)
+        if stops:
+            self.send_header("Location", "?".join([stops[0], *filter(None, [redirects(*stops[1:])])]))
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
@@ -92,14 +96,14 @@ def server(http_server: ThreadingHTTPServer) -> Server:
 
 @pytest.fixture(autouse=True)
 def as_it_was(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """The classes have their own methods before and after, and a test that expects no warning gets none."""
+    """The classes have their own methods before and after, and nothing is logged as an error."""
     before = {owner: owner.__dict__["send"] for owner in (requests.Session, httpx.Client, httpx.AsyncClient)}
     propagation._warned.clear()
     yield
     stop_propagating_all()
     set_destination_guard(None)
     assert {owner: owner.__dict__["send"] for owner in before} == before
-    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+    assert [record for record in caplog.get_records("call") if record.levelno > logging.WARNING] == []
 
 
 class Guard:
@@ -279,15 +283,13 @@ def test_redirect_on_one_host_carries_everything(client: Any, server: Server) ->
 
 def test_redirect_to_another_host_carries_no_baggage(client: Any, server: Server) -> None:
     """Nor does one further on that host; back on the first host it is sent again. Headers of the request stay."""
-    back = f"{server.other_host}?to={server.other_host}?to={server.url}"
     with span("1") as parent:
-        client.get(f"{server.url}?to={back.replace('?', '%3F', 1).replace('=http', '%3Dhttp', 1)}")
-        client.get(f"{server.url}?to={server.other_host}", headers={"baggage": "own=1"})
-    assert server.parents() == [parent] * len(server.all)
-    sent = [server.values("baggage", n) for n in range(len(server.all))]
-    assert sent[:2] == [[BAGGAGE], []]
-    assert sent[-2:] == [["own=1"], ["own=1"]]
-    assert all(server.values("tracestate", n) == ["foo=1"] for n in range(len(server.all)))
+        client.get(f"{server.url}?{redirects(server.other_host, server.other_host + 'next', server.url)}")
+        client.get(f"{server.url}?{redirects(server.other_host)}", headers={"baggage": "own=1"})
+    assert server.parents() == [parent] * 6
+    assert [server.values("baggage", n) for n in range(4)] == [[BAGGAGE], [], [], [BAGGAGE]]
+    assert [server.values("baggage", n) for n in (4, 5)] == [["own=1"], ["own=1"]]
+    assert [server.values("tracestate", n) for n in range(6)] == [["foo=1"]] * 6
 
 
 def test_failing_baggage_fails_no_request(client: Any, server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -410,19 +412,55 @@ def test_session_survives_pickling(server: Server) -> None:
     assert server.parents() == ["", parent]
 
 
-def test_errors_of_the_library_come_through() -> None:
-    """A request that requests itself refuses is refused by it, not by us."""
-    with propagate(requests.Session()) as session:
-        with pytest.raises(ValueError, match="PreparedRequest"):
-            session.send(requests.Request("GET", "http://127.0.0.1/"))  # type: ignore[arg-type]
-        with pytest.raises(requests.exceptions.MissingSchema):
-            session.get("no url")
-        with span(), pytest.raises(AttributeError, match="'rstrip'|startswith|lower|NoneType"):
-            session.send(requests.PreparedRequest())
-    with propagate(httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(204)))) as client:
+def without_headers() -> requests.PreparedRequest:
+    prepared = requests.Request("GET", "http://127.0.0.1:1/").prepare()
+    prepared.headers = None  # type: ignore[assignment]
+    return prepared
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: None,
+        lambda: requests.Request("GET", "http://127.0.0.1:1/"),
+        requests.PreparedRequest,
+        without_headers,
+        requests.Request("GET", "http://127.0.0.1:1/").prepare,
+        lambda: requests.Request("GET", "mailto:nobody").prepare(),
+    ],
+)
+def test_requests_that_cannot_be_sent_fail_as_without_us(make: Callable[[], Any]) -> None:
+    """With the error of the library, not with one of ours."""
+    with requests.Session() as plain, propagate(requests.Session()) as ours, span():
+        assert error_of(ours, make()) == error_of(plain, make())
+
+
+def error_of(session: requests.Session, request: Any) -> type[Exception] | None:
+    try:
+        session.send(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
+        return type(error)
+    return None
+
+
+def test_httpx_requests_that_cannot_be_sent_fail_as_without_us() -> None:
+    """With the error of the library, not with one of ours."""
+    with propagate(httpx.Client()) as client, span():
         with pytest.raises(httpx.UnsupportedProtocol):
-            propagate(httpx.Client()).get("no url")
-        assert client.get("http://anywhere").status_code == 204
+            client.get("no url")
+        with pytest.raises(httpx.ConnectError):
+            client.get("http://127.0.0.1:1/")
+
+
+def test_transport_of_the_application_is_used() -> None:
+    """The hook is on the client, so that any transport sees the headers."""
+    with (
+        propagate(
+            httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, headers=request.headers)))
+        ) as client,
+        span() as parent,
+    ):
+        assert parent in client.get("http://anywhere").headers["traceparent"]
 
 
 @pytest.mark.parametrize("client", [None, 5, requests, requests.Session])

@@ -7,10 +7,12 @@ URL scheme it answers to; docs/destinations.md has a complete one.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from tracelake.redaction import one_line
 from tracelake.spans.record import SpanRecord
 
 
@@ -100,3 +102,16 @@ def digest(destination: Destination) -> str:
     They travel in trace headers in place of its name, which third parties should not learn.
     """
     return hashlib.sha256(destination.target.encode()).hexdigest()[:16]
+
+
+def shown_target(target: str) -> str:
+    """Return a target as an error message may show it, quoted.
+
+    It may be malformed, so that nothing tells where a password in it ends: all before the last `@`, and all after a
+    `?` or `#`, is left out.
+    """
+    scheme, separator, rest = target.partition("://")
+    before, at, rest = (rest if separator else scheme).rpartition("@")
+    text = f"{scheme}{separator}" if separator else ""
+    text += ("***@" if before and at else at) + re.sub(r"([?#]).+", r"\1***", rest, flags=re.DOTALL)
+    return repr(one_line(text, limit=200))

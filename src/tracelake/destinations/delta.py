@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from tracelake.destinations.base import Batch, Finding, Rejection
+from tracelake.destinations.base import Batch, Finding, Rejection, shown_target
 from tracelake.errors import (
     DeliveryError,
     MissingDependencyError,
@@ -43,6 +43,18 @@ _IDENTITY_VARIABLES = {
     ),
     "abfss": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"),
     "gs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT"),
+}
+
+# What stands before the path. A colon would be that of a password, or of a port, which none of these has.
+_BUCKET = {
+    **dict.fromkeys(("s3", "s3a", "gs"), re.compile(r"[A-Za-z0-9._-]+")),
+    "abfss": re.compile(r"(?:[A-Za-z0-9$-]+@)?[A-Za-z0-9._-]+"),
+}
+_STORE_EXAMPLES = {
+    "s3": "'s3://bucket/path/of/table'",
+    "s3a": "'s3://bucket/path/of/table'",
+    "gs": "'gs://bucket/path/of/table'",
+    "abfss": "'abfss://container@account.dfs.core.windows.net/path/of/table'",
 }
 
 # A table whose log is read from a checkpoint at most 20 commits old opens as fast after a year as on its first day.
@@ -80,20 +92,19 @@ class DeltaDestination:
         scheme, separator, rest = target.partition("://")
         scheme = scheme.lower() if separator else "file"
         if scheme == "file":
-            return cls(_local_path(unquote(rest) if separator else target))
-        url = urlsplit(target)
-        if url.password or (url.username and scheme != "abfss") or url.query or url.fragment:
+            return cls(_local_path(_file_url_path(target) if separator else target))
+        bucket, _, path = rest.partition("/")
+        path = path.strip("/")
+        if "?" in rest or "#" in rest or not _BUCKET[scheme].fullmatch(bucket or "bucket"):
             raise TargetError(
-                f"The target {one_line(target, 200)!r} carries more than a bucket and a path. Write "
-                f"'{scheme}://bucket/path', and give credentials by the environment variables of the store."
+                f"The target {shown_target(target)} carries more than a bucket and a path. Write "
+                f"{_STORE_EXAMPLES[scheme]}, and give credentials by the environment variables of the store."
             )
-        if not url.netloc or not url.path.strip("/"):
-            raise TargetError(
-                f"The target {one_line(target, 200)!r} names no table. Write '{scheme}://bucket/path/of/table'."
-            )
+        if not bucket or not path:
+            raise TargetError(f"The target {shown_target(target)} names no table. Write {_STORE_EXAMPLES[scheme]}.")
         scheme = "s3" if scheme == "s3a" else scheme
         set_here = {name: one_line(os.environ[name]) for name in _IDENTITY_VARIABLES[scheme] if os.environ.get(name)}
-        return cls(f"{scheme}://{url.netloc}/{url.path.strip('/')}", {"store": scheme, **set_here})
+        return cls(f"{scheme}://{bucket}/{path}", {"store": scheme, **set_here})
 
     @property
     def target(self) -> str:
@@ -312,8 +323,28 @@ def translate(error: BaseException, location: str) -> DeliveryError | None:
     return None
 
 
+def _file_url_path(target: str) -> str:
+    host, _, path = target.partition("://")[2].partition("/")
+    if host not in {"", "localhost"}:
+        raise TargetError(
+            f"The target {shown_target(target)} names a host, and a table is in a directory of this one. "
+            "Write 'file:///data/traces', or './traces' for a directory beside the program."
+        )
+    return f"/{unquote(path)}"
+
+
 def _local_path(path: str) -> str:
-    absolute = os.path.abspath(os.path.expanduser(path))
+    try:
+        absolute = os.path.abspath(os.path.expanduser(path))
+    except OSError as error:
+        raise TargetError(
+            f"The target {path!r} is relative to the working directory, which is gone: {error.strerror}. "
+            "Write an absolute path, such as '/data/traces'."
+        ) from error
+    if not absolute.isprintable() or absolute != absolute.strip():
+        raise TargetError(
+            f"The target {absolute!r} holds control characters, or ends in a space. Name a directory without them."
+        )
     if os.path.exists(absolute) and not os.path.isdir(absolute):
         raise TargetError(f"The target {absolute!r} is a file, and a table is a directory. Name a directory.")
     if re.search(r"%[0-9A-Fa-f]{2}", absolute) or "#" in absolute or "?" in absolute:

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tracelake.destinations.base import Destination
+from tracelake.destinations.base import Destination, shown_target
 from tracelake.destinations.targets import parse_target, parse_targets, split_targets
 from tracelake.errors import TargetError
+from tracelake.redaction import one_line
 
 # Where spans go when nothing at all is set: a table beside the program.
 DEFAULT_TARGET = "./tracelake/spans"
@@ -52,18 +53,17 @@ def _mlflow_destination(text: str) -> list[str]:
         return [f"{text}_otel_spans"]
     if len(parts) == 2:
         return [text]
-    raise TargetError(
-        f"{text!r} names an MLflow experiment, whose storage is not a table. "
-        "Set TRACELAKE_DESTINATION to where spans should go."
-    )
+    what = "names an MLflow experiment, whose storage is not a table" if len(parts) == 1 else "has too many parts"
+    raise TargetError(f"{one_line(text, 200)!r} {what}. Set TRACELAKE_DESTINATION to where spans should go.")
 
 
 def _mlflow_tracking_uri(text: str) -> list[str]:
-    if text.startswith(("http://", "https://")):
+    lower = text.lower()
+    if lower.startswith(("http://", "https://")):
         return [text]
-    if text == "databricks" or text.startswith(("databricks:", "databricks-uc")):
+    if lower == "databricks" or lower.startswith(("databricks:", "databricks-uc")):
         raise TargetError(
-            f"The tracking URI is {text!r}, and distributed traces on Databricks need a Unity Catalog table. "
+            f"The tracking URI is {shown_target(text)}, and distributed traces on Databricks need a Unity Catalog table. "
             "Set TRACELAKE_DESTINATION=catalog.schema.table, or call tracelake.set_destination('catalog.schema.table')."
         )
     return []

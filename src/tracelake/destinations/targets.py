@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib.metadata import entry_points
+from typing import Any
 
-from tracelake.destinations.base import Destination
+from tracelake.destinations.base import Destination, shown_target
 from tracelake.destinations.delta import DeltaDestination
 from tracelake.errors import TargetError, TracelakeError
 from tracelake.redaction import one_line
@@ -44,23 +45,30 @@ def parse_target(target: str) -> Destination:
     if not text:
         raise TargetError(f"The target is empty. {_examples()}")
     if not text.isprintable():
-        raise TargetError(f"The target {_shown(text)} holds control characters. {_examples()}")
+        raise TargetError(f"The target {shown_target(text)} holds control characters. {_examples()}")
     scheme = _scheme(text)
     parse = _parser(scheme)
     if parse is None:
         kind = _KINDS.get(scheme, f"something with the scheme {scheme!r}")
         raise TargetError(
-            f"The target {_shown(text)} names {kind}, and no destination of that kind is installed "
+            f"The target {shown_target(text)} names {kind}, and no destination of that kind is installed "
             f"(there are: {', '.join(registered_schemes())}). {_examples()}"
         )
     try:
-        return parse(text)
+        destination = parse(text)
     except TracelakeError:
         raise
     except Exception as error:
         raise TargetError(
-            f"The plugin for {scheme}:// failed on {_shown(text)}: {one_line(repr(error))}. Report it to its authors."
+            f"The plugin for {scheme}:// failed on {shown_target(text)}: {one_line(repr(error))}. "
+            "Report it to its authors."
         ) from error
+    if not _is_destination(destination):
+        raise TargetError(
+            f"The plugin for {scheme}:// made a {type(destination).__name__} of {shown_target(text)}, which is no "
+            "hashable Destination. Report it to its authors."
+        )
+    return destination
 
 
 def parse_targets(targets: Target | Sequence[Target]) -> tuple[Destination, ...]:
@@ -69,18 +77,20 @@ def parse_targets(targets: Target | Sequence[Target]) -> tuple[Destination, ...]
     Raises:
         TargetError: one of them is not understood, or there is none.
     """
-    items: list[Target] = [targets] if isinstance(targets, (str, os.PathLike, Destination)) else list(targets)
+    several = isinstance(targets, Iterable) and not isinstance(targets, (str, bytes, os.PathLike, Destination))
+    items: Any = targets if several else [targets]
     found: dict[Destination, None] = {}
     for item in items:
         if isinstance(item, str):
             found[parse_target(item)] = None
         elif isinstance(item, os.PathLike):
-            found[parse_target(os.path.join(".", os.fspath(item)))] = None
-        elif isinstance(item, Destination):
+            found[_parse_path(os.fsdecode(item))] = None
+        elif _is_destination(item):
             found[item] = None
         else:
             raise TargetError(
-                f"A destination is a text or a Destination, and this is a {type(item).__name__}. {_examples()}"
+                f"A destination is a text, a path or a hashable Destination, and this is a {type(item).__name__}. "
+                f"{_examples()}"
             )
     if not found:
         raise TargetError(f"The list of destinations is empty. {_examples()}")
@@ -97,6 +107,17 @@ def registered_schemes() -> list[str]:
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=PLUGIN_GROUP))})
 
 
+def _parse_path(path: str) -> Destination:
+    if path != path.strip():
+        raise TargetError(f"The path {one_line(path, 200)!r} begins or ends with a space. Name a directory without it.")
+    return parse_target(os.path.join(".", path))
+
+
+def _is_destination(item: object) -> bool:
+    # A class has the attributes of its instances, too.
+    return isinstance(item, Destination) and isinstance(item, Hashable) and not isinstance(item, type)
+
+
 def _scheme(text: str) -> str:
     match = _SCHEME.match(text)
     if match:
@@ -108,7 +129,9 @@ def _scheme(text: str) -> str:
     if re.match(r"databricks(-uc)?(:|$)", text):
         return "databricks"
     hint = "It looks like a table name with too many or empty parts. " if "." in text and "/" not in text else ""
-    raise TargetError(f"The target {_shown(text)} is neither a path, nor a table name, nor a URL. {hint}{_examples()}")
+    raise TargetError(
+        f"The target {shown_target(text)} is neither a path, nor a table name, nor a URL. {hint}{_examples()}"
+    )
 
 
 def _parser(scheme: str) -> Callable[[str], Destination] | None:
@@ -124,10 +147,6 @@ def _parser(scheme: str) -> Callable[[str], Destination] | None:
             ) from error
         return parse
     return None
-
-
-def _shown(text: str) -> str:
-    return repr(one_line(text, limit=200))
 
 
 def _examples() -> str:

@@ -62,7 +62,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._routes: dict[tuple[Destination, ...], Route] = {}
         self._writers: dict[str, tuple[LaneWriter, dict[str, str] | None]] = {}
-        self._default: Route | None = None
+        self.default: Route | None = None  # None until a span asks
         self._watches: dict[str, _Watch] = {}
         self._thread: launch.ShipperThread | None = None
         self._may_ship = True
@@ -72,13 +72,13 @@ class Recorder:
 
     def set_default(self, destinations: tuple[Destination, ...] | None) -> None:
         """Send spans that name no destination of their own there; None: where the environment says."""
-        self._default = None if destinations is None else self.route(destinations)
+        self.default = None if destinations is None else self.route(destinations)
 
     def default_route(self) -> Route:
         """Return the route of spans that name no destination of their own."""
-        route = self._default
+        route = self.default
         if route is None:
-            route = self._default = self._environment_route()
+            route = self.default = self._environment_route()
         return route
 
     def route(self, destinations: tuple[Destination, ...]) -> Route:
@@ -116,7 +116,7 @@ class Recorder:
                 totals = read_ledger(writer.lane).writers.get(writer.name)
                 if totals is not None:
                     done, quarantine = totals.delivered, totals.quarantined
-            except LedgerError as error:
+            except (LedgerError, OSError) as error:
                 errors[str(error)] = None
             waiting = max(0, written - done - quarantine - lost)
             recorded += written + writer.refused

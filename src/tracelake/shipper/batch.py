@@ -27,12 +27,14 @@ class Plan:
     Attributes:
         ranges: the bytes of the next batch, whole lines but for the torn last one of a writer that is gone.
         size: their sum.
+        full: whether the lane holds more than fits into this batch.
         finished: segments that are delivered to the end and whose writers are gone.
         cut: segments shorter than what was delivered from them, with their present size.
     """
 
     ranges: list[Range] = field(default_factory=list)
     size: int = 0
+    full: bool = False
     finished: list[Segment] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
 
@@ -53,11 +55,13 @@ def plan_batch(lane: Lane, ledger: Ledger, max_bytes: int) -> Plan:
             if not segment.is_open() and segment.size() == start:
                 plan.finished.append(segment)
             continue
-        end = _end(segment, start, size, max_bytes - plan.size, empty=not plan.ranges)
+        room = max_bytes - plan.size
+        end = _end(segment, start, size, room, empty=not plan.ranges)
         if end > start:
             plan.ranges.append(Range(segment.name, start, end))
             plan.size += end - start
-        if plan.size >= max_bytes:
+        if size - start > room:
+            plan.full = True
             break
     return plan
 

@@ -117,13 +117,12 @@ class LaneShipper:
         now = self._clock()
         if self._waiting_since_s is None:
             self._waiting_since_s = now
-        full = plan.size >= self._settings.batch_max_bytes
-        if not (flush or full or now - self._waiting_since_s >= self._settings.batch_max_age_s):
+        if not (flush or plan.full or now - self._waiting_since_s >= self._settings.batch_max_age_s):
             return False
         note = InFlight(ledger.app_id, ledger.batch + 1, plan.ranges, time.time_ns())
         write_in_flight(self.lane, note)
         self._deliver(ledger, note)
-        return full
+        return plan.full
 
     def _deliver(self, ledger: Ledger, note: InFlight) -> None:
         reader = BatchReader(self.lane, note.ranges)

@@ -13,12 +13,13 @@ import msgspec
 from tracelake.errors import LineError
 from tracelake.spans import values
 from tracelake.spans.record import Attributes, Resource, Scope, SpanEvent, SpanLink, SpanRecord
+from tracelake.spans.values import has_text_keys, simple
 
 # What a hostile or endless value may add to its span in notes.
 _MAX_NOTES = 100
 
 _HEX_DIGITS = b"0123456789abcdef"
-_ENCODER = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
 _DECODER = msgspec.json.Decoder(SpanRecord)
 _UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _Part = TypeVar("_Part", Resource, Scope)
@@ -30,11 +31,16 @@ def encode_line(record: SpanRecord) -> bytes:
     Takes any value in attributes and raises nothing for it.
     """
     try:
-        if _is_simple(record):
-            return _ENCODER.encode(record) + b"\n"
-    except Exception:  # noqa: BLE001, S110 - a lone surrogate, or a value that another thread is changing
+        "".join(record.attributes)  # the quickest way to find a key that is not text: it raises TypeError
+        if (
+            simple(record.attributes.values())
+            and (not record.events or all(_is_simple(event) for event in record.events))
+            and (not record.links or all(_is_simple(link) for link in record.links))
+        ):
+            return _encode(record) + b"\n"
+    except Exception:  # noqa: BLE001, S110 - such a key, a lone surrogate, a value that another thread is changing
         pass
-    return _ENCODER.encode(_tagged(degraded(record))) + b"\n"
+    return _encode(_tagged(degraded(record))) + b"\n"
 
 
 def decode_line(line: bytes) -> SpanRecord:
@@ -92,7 +98,7 @@ def pack(part: Resource | Scope) -> msgspec.Raw:
     }
     _add_notes(attributes, notes)
     replaced: Any = msgspec.structs.replace(part, attributes=values.tag_attributes(attributes), **texts)
-    return msgspec.Raw(_ENCODER.encode(replaced))
+    return msgspec.Raw(_encode(replaced))
 
 
 def repacked(record: SpanRecord) -> SpanRecord:
@@ -122,12 +128,8 @@ def scope_of(record: SpanRecord) -> Scope:
     return _parse_scope(bytes(record.scope))
 
 
-def _is_simple(record: SpanRecord) -> bool:
-    return (
-        values.simple(record.attributes)
-        and (not record.events or all(values.simple(event.attributes) for event in record.events))
-        and (not record.links or all(values.simple(link.attributes) for link in record.links))
-    )
+def _is_simple(part: SpanEvent | SpanLink) -> bool:
+    return simple(part.attributes.values()) and has_text_keys(part.attributes)
 
 
 def _add_notes(attributes: Attributes, notes: list[str]) -> None:

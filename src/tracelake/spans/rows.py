@@ -68,7 +68,7 @@ def from_arrow(rows: pa.RecordBatch | pa.Table) -> list[SpanRecord]:
     columns are passed over.
 
     Raises:
-        QueryError: there is no `trace_id` or `span_id` column.
+        QueryError: there is no `trace_id` or `span_id` column, or a VARIANT is shredded.
         DamageError: a VARIANT cannot be read.
     """
     names = rows.schema.names
@@ -201,6 +201,14 @@ def _flags(cell: Mapping[str, Any]) -> int:
 def _attributes(cell: Mapping[str, Any]) -> Attributes:
     found = cell.get(tables.ATTRIBUTES)
     if isinstance(found, Mapping):
-        decoded = variant.decode(found[tables.VARIANT_METADATA], found[tables.VARIANT_VALUE])
+        metadata, data = found.get(tables.VARIANT_METADATA), found.get(tables.VARIANT_VALUE)
+        if metadata is None:
+            return {}
+        if data is None:
+            raise QueryError(
+                f"A VARIANT in the column {tables.ATTRIBUTES} is shredded: parts of it are in other Parquet columns. "
+                "Read this table with Spark or a SQL warehouse."
+            )
+        decoded = variant.decode(metadata, data)
         return decoded if isinstance(decoded, dict) else {}
     return dict(found or ())

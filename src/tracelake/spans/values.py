@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -33,18 +33,36 @@ _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float
 _TAG_MARK = b'{"$'
 
 
-def simple(attributes: Mapping[str, Any], depth: int = 1) -> bool:
-    """Say whether JSON holds every value as it is, with no tag and nothing to degrade.
+def simple(values: Iterable[Any], depth: int = 1) -> bool:
+    """Say whether JSON holds each of these attribute values as it is, with no tag and nothing to degrade.
 
     Strings are taken to be valid Unicode: the JSON encoder finds out, and raises UnicodeEncodeError. `depth` is that of
     the values, 1 in an attribute map.
     """
-    for key, value in attributes.items():
-        if type(key) is not str:
-            return False
+    # Written out for scalars: this runs for every attribute of every span, in the app.
+    for value in values:
         kind = type(value)
-        if kind is not str and not _simple_value(value, kind, depth):
-            return False
+        if kind is str or kind is bool:
+            continue
+        if kind is int:
+            if _INT64_MIN <= value < _INT64_END:
+                continue
+        elif kind is float:
+            if value - value == 0.0:
+                continue
+        elif _simple_container(value, kind, depth):
+            continue
+        return False
+    return True
+
+
+def has_text_keys(attributes: Mapping[Any, Any]) -> bool:
+    """Say whether every key is text. JSON would make text of the others, and of 1 and "1" the same key."""
+    try:
+        # The quickest loop over keys there is: it stops with a TypeError at one that is not text.
+        "".join(attributes)
+    except TypeError:
+        return False
     return True
 
 
@@ -153,19 +171,15 @@ def _non_finite_name(value: float) -> str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def _simple_value(value: Any, kind: type[Any], depth: int) -> bool:
-    if kind is bool or value is None:
+def _simple_container(value: Any, kind: type[Any], depth: int) -> bool:
+    if value is None:
         return True
-    if kind is int:
-        return bool(_INT64_MIN <= value < _INT64_END)
-    if kind is float:
-        return bool(value - value == 0.0)
     if depth >= MAX_DEPTH:
         return False
     if kind is list or kind is tuple:
-        return all((inner := type(item)) is str or _simple_value(item, inner, depth + 1) for item in value)
+        return simple(value, depth + 1)
     if kind is dict:
-        return not _looks_like_tag(value) and simple(value, depth + 1)
+        return has_text_keys(value) and not _looks_like_tag(value) and simple(value.values(), depth + 1)
     return False
 
 
@@ -229,7 +243,8 @@ class _Degrader:
             return f"<{type(value).__qualname__} that contains itself>"
         self._containers += 1
         if self._containers > _MAX_CONTAINERS:
-            self._notes.append(f"{path}: more than {_MAX_CONTAINERS:,} lists and dicts, left out")
+            if self._containers == _MAX_CONTAINERS + 1:
+                self._notes.append(f"{path}: more than {_MAX_CONTAINERS:,} lists and dicts, the others left out")
             return f"<{type(value).__qualname__} left out>"
         self._open.add(id(value))
         try:

@@ -7,7 +7,7 @@ Comments name its sections. All numbers are little-endian.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -85,7 +85,7 @@ def decode(metadata: bytes, value: bytes) -> Any:
     """
     try:
         cached = len(metadata) <= _MAX_CACHED_BYTES
-        names = _cached_dictionary(metadata) if cached else _dictionary(metadata)
+        names = _cached_names(metadata) if cached else _names(metadata)
         return _decode(names, value, 0)
     except (ValueError, IndexError, KeyError, OverflowError, RecursionError, struct.error) as error:
         raise DamageError(
@@ -97,23 +97,23 @@ def decode(metadata: bytes, value: bytes) -> Any:
 def _encode_nested(value: Any) -> Variant:
     names: set[str] = set()
     _collect_names(value, names)
-    ordered = _sorted_names(names)
-    ids = {name: number for number, name in enumerate(ordered)}
-    return Variant(_metadata(ordered), _encode(value, ids))
+    dictionary = (_cached_dictionary if len(names) <= _MAX_CACHED_KEYS else _Dictionary)(frozenset(names))
+    return Variant(dictionary.metadata, _encode(value, dictionary.ids))
 
 
 def _collect_names(value: Any, names: set[str]) -> None:
     kind = type(value)
     if kind is dict:
         names.update(value)
-        for item in value.values():
-            _collect_names(item, names)
-    elif kind is list:
-        for item in value:
+        value = value.values()
+    elif kind is not list:
+        return
+    for item in value:
+        if type(item) is dict or type(item) is list:
             _collect_names(item, names)
 
 
-def _sorted_names(names: Sequence[str] | set[str]) -> list[str]:
+def _sorted_names(names: Collection[str]) -> list[str]:
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"a VARIANT key is text, not {type(name).__name__}")
@@ -131,48 +131,67 @@ def _metadata(names: Sequence[str]) -> bytes:
 
 def _encode(value: Any, ids: dict[str, int]) -> bytes:
     kind = type(value)
-    if kind is dict:
-        names = sorted(value)
-        return _object([ids[name] for name in names], len(ids), [_encode(value[name], ids) for name in names])
-    if kind is list:
-        items = [_encode(item, ids) for item in value]
-        offsets = list(accumulate(map(len, items), initial=0))
-        width = _width(offsets[-1])
-        large = len(items) > 255
-        header = bytes([_ARRAY | (width - 1) << 2 | large << 4])
-        return b"".join([header, len(items).to_bytes(4 if large else 1, "little"), _unsigned(offsets, width), *items])
     encoder = _SCALARS.get(kind)
-    if encoder is None:
-        raise TypeError(f"a VARIANT does not hold {kind.__qualname__} values")
-    return encoder(value)
+    if encoder is not None:
+        return encoder(value)
+    if kind is dict:
+        shape = (_cached_shape if len(value) <= _MAX_CACHED_KEYS else _Shape)(tuple(value))
+        fields = [_encode(item, ids) for item in shape.sorted_items(value)]
+        return _object(tuple([ids[name] for name in shape.names]), len(ids), fields)
+    if kind is list:
+        return _array([_encode(item, ids) for item in value])
+    raise TypeError(f"a VARIANT does not hold {kind.__qualname__} values")
 
 
-def _object(ids: Sequence[int], dictionary_size: int, fields: Sequence[bytes]) -> bytes:
+def _array(items: Sequence[bytes]) -> bytes:
+    offsets = list(accumulate(map(len, items), initial=0))
+    width = _width(offsets[-1])
+    large = len(items) > 255
+    header = bytes([_ARRAY | (width - 1) << 2 | large << 4])
+    return b"".join([header, len(items).to_bytes(4 if large else 1, "little"), _unsigned(offsets, width), *items])
+
+
+def _object(ids: tuple[int, ...], dictionary_size: int, fields: Sequence[bytes]) -> bytes:
     offsets = list(accumulate(map(len, fields), initial=0))
     width = _width(offsets[-1])
-    return b"".join([_object_head(ids, dictionary_size, width), _unsigned(offsets, width), *fields])
+    head = (_cached_object_head if len(ids) <= _MAX_CACHED_KEYS else _object_head)(ids, dictionary_size, width)
+    return b"".join([head, _unsigned(offsets, width), *fields])
 
 
-def _object_head(ids: Sequence[int], dictionary_size: int, offset_width: int) -> bytes:
+def _object_head(ids: tuple[int, ...], dictionary_size: int, offset_width: int) -> bytes:
     id_width = _width(max(dictionary_size - 1, 0))
     large = len(ids) > 255
     header = bytes([_OBJECT | (offset_width - 1) << 2 | (id_width - 1) << 4 | large << 6])
     return header + len(ids).to_bytes(4 if large else 1, "little") + _unsigned(ids, id_width)
 
 
-class _Shape:
-    """What all flat objects with the same keys share."""
+_cached_object_head = lru_cache(maxsize=1024)(_object_head)
 
-    __slots__ = ("_heads", "metadata", "sorted_items")
+
+class _Dictionary:
+    """What all values with the same keys, at whatever level, share."""
+
+    __slots__ = ("ids", "metadata")
+
+    def __init__(self, names: frozenset[str]) -> None:
+        ordered = _sorted_names(names)
+        self.ids = {name: number for number, name in enumerate(ordered)}
+        self.metadata = _metadata(ordered)
+
+
+class _Shape:
+    """What all objects with the same keys share; the metadata and heads are those of flat ones."""
+
+    __slots__ = ("_heads", "metadata", "names", "sorted_items")
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        ordered = _sorted_names(names)
-        self.metadata = _metadata(ordered)
-        self.sorted_items = _items_getter(ordered)
-        self._heads = [_object_head(range(len(ordered)), len(ordered), width) for width in (1, 2, 3, 4)]
+        self.names = _sorted_names(names)
+        self.metadata = _metadata(self.names)
+        self.sorted_items = _items_getter(self.names)
+        self._heads = [_object_head(tuple(range(len(names))), len(names), width) for width in (1, 2, 3, 4)]
 
     def object(self, fields: Sequence[bytes]) -> bytes:
-        """Return the value of the object whose encoded fields, in the order of the sorted keys, are these."""
+        """Return the value of the flat object whose encoded fields, in the order of the sorted keys, are these."""
         offsets = list(accumulate(map(len, fields), initial=0))
         end = offsets[-1]
         if end < 256:
@@ -181,9 +200,8 @@ class _Shape:
         return b"".join([self._heads[width - 1], _unsigned(offsets, width), *fields])
 
 
-@lru_cache(maxsize=1024)
-def _cached_shape(names: tuple[str, ...]) -> _Shape:
-    return _Shape(names)
+_cached_shape = lru_cache(maxsize=256)(_Shape)
+_cached_dictionary = lru_cache(maxsize=256)(_Dictionary)
 
 
 def _items_getter(names: Sequence[str]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
@@ -194,7 +212,9 @@ def _items_getter(names: Sequence[str]) -> Callable[[dict[str, Any]], tuple[Any,
 
 
 def _width(largest: int) -> int:
-    width = max(1, (largest.bit_length() + 7) // 8)
+    if largest < 256:
+        return 1
+    width = (largest.bit_length() + 7) // 8
     if width > 4:
         raise OverflowError(f"a VARIANT ends at 4 GiB, and this one has a part of {largest} bytes")
     return width
@@ -258,7 +278,7 @@ _SCALARS: dict[type[Any], Callable[[Any], bytes]] = {
 }
 
 
-def _dictionary(metadata: bytes) -> tuple[str, ...]:
+def _names(metadata: bytes) -> tuple[str, ...]:
     if metadata[0] & 15 != _VERSION:
         raise ValueError(f"metadata of version {metadata[0] & 15}")
     width = (metadata[0] >> 6) + 1
@@ -268,7 +288,7 @@ def _dictionary(metadata: bytes) -> tuple[str, ...]:
     return tuple(_slice(metadata, begin, end).decode() for begin, end in pairwise(offsets))
 
 
-_cached_dictionary = lru_cache(maxsize=1024)(_dictionary)
+_cached_names = lru_cache(maxsize=256)(_names)
 
 
 def _decode(names: Sequence[str], data: bytes, at: int) -> Any:

@@ -7,8 +7,15 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 
 from tracelake.errors import SpoolError
+
+# Held from before a lock is taken, or let go of, until that is noted where `after_fork_in_child` looks; a recorder's
+# process holds it while it forks. So no child has a copy of a lock that it does not know of, and keeps for its life.
+no_fork = threading.RLock()
+
+_TEMPORARY_SUFFIX = ".tmp"
 
 
 def make_private_dir(path: str) -> None:
@@ -42,7 +49,7 @@ def replace_file(path: str, data: bytes, *, durable: bool = True) -> None:
         OSError: nothing changed.
     """
     directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}.tmp")
+    temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}{_TEMPORARY_SUFFIX}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -90,6 +97,26 @@ def remove_file(path: str) -> None:
         os.unlink(path)
 
 
+def remove_temporaries(directory: str, names: tuple[str, ...] = ()) -> None:
+    """Remove what `replace_file` left in a directory when it was killed; of these files only, if any are named.
+
+    Only for the one process that replaces them: another's `replace_file` under way would fail.
+    """
+    for found in os.listdir(directory):
+        if found.startswith(".") and found.endswith(_TEMPORARY_SUFFIX):
+            name = found[1 : -len(_TEMPORARY_SUFFIX)].rpartition(".")[0]
+            if not names or name in names:
+                remove_file(os.path.join(directory, found))
+
+
+def is_at(descriptor: int, path: str) -> bool:
+    """Say whether an open file is still the one at `path`: neither removed, nor moved, nor replaced."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
     """Take the lock of an open file; False if another holds it and `wait` is not set.
 
@@ -113,14 +140,19 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
 
 
 def open_locked(path: str) -> int | None:
-    """Open a lock file, made if missing, and take its lock; None if another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        taken = lock(descriptor)
-    except BaseException:
+    """Open a lock file, made if missing, and take its lock; None if another process holds it.
+
+    Call it with `no_fork` held. The lock is worth nothing once the file is not at `path` any more (`is_at`).
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            taken = lock(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if taken and is_at(descriptor, path):
+            return descriptor
         os.close(descriptor)
-        raise
-    if not taken:
-        os.close(descriptor)
-        return None
-    return descriptor
+        if not taken:
+            return None

@@ -81,12 +81,17 @@ class Lane:
         """Ask whoever ships this lane to deliver what it holds now, without waiting for a full batch."""
         try:
             os.close(os.open(self.flush_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            os.utime(self.flush_path)
+            # The kernel's own file times stand still for milliseconds, in which a second request would go unseen.
+            now_ns = time.time_ns()
+            os.utime(self.flush_path, ns=(now_ns, now_ns))
         except OSError:
             return  # the batch is then delivered at its age
 
     def flush_requested_ns(self) -> int:
-        """Return when delivery was last asked for, as a file time in nanoseconds; 0 for never."""
+        """Return when delivery was last asked for, as a file time in nanoseconds; 0 for never.
+
+        Only whether it is another time than before means something: clocks are set back.
+        """
         try:
             return os.stat(self.flush_path).st_mtime_ns
         except OSError:
@@ -131,12 +136,17 @@ class Spool:
         return Lane(os.path.join(self.lanes_dir, f"{slug}-{digest}"))
 
     def lanes(self) -> list[Lane]:
-        """Return every lane, by name."""
+        """Return every lane, by name. What is no directory of the spool's own, such as a link, is no lane."""
         try:
-            names = sorted(os.listdir(self.lanes_dir))
+            with os.scandir(self.lanes_dir) as entries:
+                names = [
+                    entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+                ]
         except FileNotFoundError:
             return []
-        return [Lane(os.path.join(self.lanes_dir, name)) for name in names if not name.startswith(".")]
+        return [Lane(os.path.join(self.lanes_dir, name)) for name in sorted(names)]
 
     def lock_path(self, identity: Mapping[str, str]) -> str:
         """Return the path of the lock that the one shipper of an identity holds."""
@@ -155,9 +165,11 @@ def identity_digest(identity: Mapping[str, str]) -> str:
 def default_spool_dir() -> str:
     """Return where the spool is when nothing says otherwise."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    probe = state
-    while not os.path.exists(probe):
-        probe = os.path.dirname(probe)
-    if os.path.isabs(state) and os.access(probe, os.W_OK | os.X_OK):
-        return os.path.join(state, "tracelake", "spool")
-    return os.path.join(tempfile.gettempdir(), f"tracelake-{os.geteuid()}", "spool")
+    # A user without a home, as in many containers, has "~" itself for one.
+    if os.path.isabs(state):
+        probe = state
+        while not os.path.exists(probe):
+            probe = os.path.dirname(probe)
+        if os.access(probe, os.W_OK | os.X_OK):
+            return os.path.join(state, "tracelake", "spool")
+    return os.path.join(tempfile.gettempdir(), f"tracelake-{os.geteuid()}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -16,6 +17,9 @@ from tracelake.errors import LedgerError
 from tracelake.spool.files import remove_file, replace_file
 from tracelake.spool.lane import Lane
 from tracelake.spool.notes import NOTE_VERSION, read_note, write_note
+
+# The lines of a writer that wait are counted one by one when they are few, and taken from its totals when they are many.
+_MAX_COUNTED_BYTES = 2**20
 
 
 class Totals(msgspec.Struct, omit_defaults=True):
@@ -92,6 +96,15 @@ class Quarantined(msgspec.Struct):
     line: bytes
 
 
+@dataclass(frozen=True)
+class Account:
+    """What became of the lines of one writer. What is none of these was removed from the spool undelivered."""
+
+    delivered: int
+    quarantined: int
+    pending: int
+
+
 def read_ledger(lane: Lane) -> Ledger:
     """Return the lane's ledger, a new one if there is none.
 
@@ -164,6 +177,24 @@ def read_refusals(lane: Lane) -> list[Refusals]:
         if note:
             notes.append(note)
     return notes
+
+
+def read_account(lane: Lane, writer: str, written: int) -> Account:
+    """Return what became of the first `written` lines of a writer.
+
+    Raises:
+        LedgerError: the lane's ledger cannot be trusted.
+        OSError: the lane cannot be read.
+    """
+    # Listed before the ledger is read: a segment that is not there by then is delivered, or was removed by somebody.
+    sizes = {segment: segment.size() for segment in lane.segments() if segment.writer == writer}
+    ledger = read_ledger(lane)
+    totals = ledger.writers.get(writer) or Totals()
+    waiting = max(0, written - totals.delivered - totals.quarantined)
+    rest = {segment: (ledger.offsets.get(segment.name, 0), size) for segment, size in sizes.items()}
+    if waiting and sum(max(0, size - start) for start, size in rest.values()) <= _MAX_COUNTED_BYTES:
+        waiting = min(waiting, sum(segment.count_lines(start, size) for segment, (start, size) in rest.items()))
+    return Account(totals.delivered, totals.quarantined, waiting)
 
 
 def pending_bytes(lane: Lane) -> int:

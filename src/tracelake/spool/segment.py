@@ -50,6 +50,15 @@ class Segment:
         finally:
             os.close(descriptor)
 
+    def count_lines(self, start: int, end: int) -> int:
+        """Return how many whole lines there are from `start` to `end`; none if the file is gone."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(start)
+                return file.read(max(0, end - start)).count(b"\n")
+        except FileNotFoundError:
+            return 0
+
     def end_of_lines(self, start: int, limit: int) -> int:
         """Return where the last whole line between `start` and `limit` ends; `start` if there is none."""
         with open(self.path, "rb") as file:
@@ -111,7 +120,8 @@ def new_writer_name() -> str:
 def open_segment(directory: str, writer: str, sequence: int) -> tuple[int, str]:
     """Create and lock the next segment of a writer; return its descriptor, opened to append, and its path.
 
-    The file gets its name only once it is locked, so nobody can take it for one whose writer is gone.
+    The file gets its name only once it is locked, so nobody can take it for one whose writer is gone. Call it with
+    `files.no_fork` held.
 
     Raises:
         OSError: it cannot be created.
@@ -119,15 +129,20 @@ def open_segment(directory: str, writer: str, sequence: int) -> tuple[int, str]:
     """
     path = os.path.join(directory, f"{writer}-{sequence:06d}.v{FORMAT_VERSION}.jsonl")
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path + _NEW_SUFFIX, flags, 0o600)
-    try:
-        lock(descriptor, wait=True)  # only `is_open` ever asks for it too, and lets go at once
-        os.rename(path + _NEW_SUFFIX, path)
-    except BaseException:
-        os.close(descriptor)
-        remove_file(path + _NEW_SUFFIX)
-        raise
-    return descriptor, path
+    while True:
+        descriptor = os.open(path + _NEW_SUFFIX, flags, 0o600)
+        try:
+            lock(descriptor, wait=True)  # only `is_open` ever asks for it too, and lets go at once
+            os.rename(path + _NEW_SUFFIX, path)
+        except FileNotFoundError:
+            # `remove_unfinished` came between the first two steps. Without its directory, the next `open` raises.
+            os.close(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            remove_file(path + _NEW_SUFFIX)
+            raise
+        else:
+            return descriptor, path
 
 
 def remove_unfinished(directory: str) -> None:

@@ -7,15 +7,20 @@ import threading
 import time
 from collections.abc import Callable
 
-from tracelake.errors import TracelakeError
+from tracelake.errors import LedgerError, TracelakeError
+from tracelake.spool.files import is_at, no_fork
 from tracelake.spool.lane import Lane
-from tracelake.spool.ledger import Refusals, pending_bytes
+from tracelake.spool.ledger import Refusals, pending_bytes, read_account
 from tracelake.spool.notes import write_note
 from tracelake.spool.segment import new_writer_name, open_segment
 
 # How often a writer looks whether its segment is still there and how full the lane is, by time and by bytes written.
 _CHECK_S = 1.0
 _CHECK_BYTES = 2**20
+_write = os.write  # once looked up, not twice a span
+
+# Left free on the disk, and a sixteenth of a small one: a shipper that cannot write its notes cannot empty the spool.
+_DISK_RESERVE_BYTES = 16 * 2**20
 # After a refusal the disk is not asked again for this long: a full one must not slow the app down.
 _REFUSE_S = 0.1
 
@@ -29,7 +34,7 @@ class LaneWriter:
     Attributes:
         written: lines that are in the spool.
         refused: lines that are not.
-        lost: lines written to a segment that somebody removed before it was delivered.
+        lost: lines that somebody removed, with their segment, before they were delivered.
     """
 
     def __init__(
@@ -58,55 +63,61 @@ class LaneWriter:
         self.last_reason = ""
         self.last_append_s = 0.0
         self._lock = threading.RLock()
-        self._descriptor: int | None = None
+        self._descriptor = -1
+        self._path = ""
         self._sequence = 0
         self._size = 0
-        self._lines_in_segment = 0
+        self._room = 0
+        self._checked_size = 0
         self._next_check_s = 0.0
-        self._unchecked_bytes = 0
         self._refuse_until_s = 0.0
         self._next_note_s = 0.0
 
     def append(self, line: bytes) -> bool:
         """Append one line, newline included; return whether it is in the spool."""
         with self._lock:
-            now = self._clock()
-            self.last_append_s = now
-            if now < self._refuse_until_s:
-                return self._refuse(1, self.last_reason, now)
+            now = self.last_append_s = self._clock()
+            length = len(line)
             try:
-                if now >= self._next_check_s or self._unchecked_bytes >= self._check_bytes:
-                    self._check(now)
-                descriptor = self._descriptor
-                if descriptor is None or (self._size and self._size + len(line) > self._segment_max_bytes):
-                    descriptor = self._next_segment()
-                written = os.write(descriptor, line)
+                # The one comparison of the usual case: `_room` is 0 whenever anything else is to be done first.
+                if self._size + length > self._room or now >= self._next_check_s:
+                    self._make_room(length, now)
+                written = _write(self._descriptor, line)
             except (OSError, TracelakeError) as error:
-                return self._refuse(1, str(error), now)
-            if written != len(line):
-                self._drop_torn(descriptor)
-                return self._refuse(1, f"only {written} of {len(line)} bytes could be written", now)
-            self._size += written
-            self._unchecked_bytes += written
-            self._lines_in_segment += 1
+                return self._refuse(str(error), now)
+            if written != length:
+                self._drop_torn()
+                return self._refuse(f"only {written} of {length} bytes could be written", now)
+            self._size += length
             self.written += 1
             return True
 
     def refuse(self, reason: str) -> None:
         """Count a span that could not even be made into a line."""
         with self._lock:
-            self._refuse(1, reason, self._clock())
+            self._refuse(reason, self._clock())
 
     def close(self) -> None:
         """Let go of the segment; the next line starts another."""
         with self._lock:
-            descriptor, self._descriptor = self._descriptor, None
-            if descriptor is not None:
-                os.close(descriptor)
+            self._room = 0
+            with no_fork:
+                descriptor, self._descriptor = self._descriptor, -1
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def close_if_idle(self) -> None:
+        """Close, unless a thread is appending: whoever holds the lock of another writer must not wait for this one."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self.close()
+            finally:
+                self._lock.release()
 
     def note_refusals(self) -> None:
-        """Write down what was refused, for `tracelake status`."""
+        """Write down what was refused and what was lost, for `tracelake status`."""
         with self._lock:
+            self._look_for_losses()
             if self.refused or self.lost:
                 self._note()
 
@@ -114,40 +125,75 @@ class LaneWriter:
         """Become a writer of the child's own. The parent's segment is closed here, and stays locked by the parent."""
         descriptor = self._descriptor
         self._start()
-        if descriptor is not None:
+        if descriptor >= 0:
             os.close(descriptor)
 
-    def _next_segment(self) -> int:
+    def _make_room(self, length: int, now: float) -> None:
+        """See to it that a line may be written to the segment, the next one if need be.
+
+        Raises:
+            OSError, TracelakeError: it may not; the line is to be refused.
+        """
+        if now < self._refuse_until_s:
+            raise _LaneFullError(self.last_reason)
+        if now >= self._next_check_s or self._size + length > self._checked_size + self._check_bytes:
+            self._check(now)
+        if self._descriptor < 0 or (self._size and self._size + length > self._segment_max_bytes):
+            self._next_segment()
+        self._room = max(self._size + length, min(self._segment_max_bytes, self._checked_size + self._check_bytes))
+
+    def _next_segment(self) -> None:
         self._prepare()
         self._sequence += 1
-        descriptor, _ = open_segment(self.lane.segments_dir, self.name, self._sequence)
-        # Assigned in one step: a signal handler that appends right here finds the old segment or the new one.
-        previous, self._descriptor = self._descriptor, descriptor
-        self._size = self._lines_in_segment = 0
-        if previous is not None:
-            os.close(previous)
-        return descriptor
+        with no_fork:
+            descriptor, path = open_segment(self.lane.segments_dir, self.name, self._sequence)
+            # Assigned in one step: a signal handler that appends right here finds the old segment or the new one.
+            previous, self._descriptor, self._path = self._descriptor, descriptor, path
+            self._size = self._checked_size = 0
+            if previous >= 0:
+                os.close(previous)
 
     def _check(self, now: float) -> None:
         self._next_check_s = now + _CHECK_S
-        self._unchecked_bytes = 0
-        if self._descriptor is not None and not os.fstat(self._descriptor).st_nlink:
-            self.lost += self._lines_in_segment
-            self.last_reason = "the segment was removed before it was delivered"
-            self.close()
-            self._note()
+        self._checked_size = self._size
+        self._look_for_losses()
         pending = pending_bytes(self.lane)
         if pending >= self._max_bytes:
-            self._next_check_s = 0.0
             raise _LaneFullError(
                 f"the lane holds {pending} undelivered bytes, and TRACELAKE_SPOOL_MAX_BYTES is {self._max_bytes}"
             )
+        self._check_disk()
 
-    def _refuse(self, spans: int, reason: str, now: float) -> bool:
-        self.refused += spans
+    def _check_disk(self) -> None:
+        try:
+            disk = os.statvfs(self.lane.segments_dir)
+        except FileNotFoundError:
+            return  # not made yet
+        free = disk.f_bavail * disk.f_frsize
+        # File systems without a size of their own say 0.
+        if disk.f_blocks and free < min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 16):
+            raise _LaneFullError(f"the disk of the spool has {free} bytes left, which delivery itself needs")
+
+    def _look_for_losses(self) -> None:
+        if self._descriptor < 0 or is_at(self._descriptor, self._path):
+            return
+        self.close()
+        try:
+            account = read_account(self.lane, self.name, self.written)
+        except (LedgerError, OSError):
+            return  # the report then says that they are pending, and why that is not known
+        lost = self.written - account.delivered - account.quarantined - account.pending
+        if lost > self.lost:
+            self.lost = lost
+            self.last_reason = "the segment was removed before it was delivered"
+            self._note()
+
+    def _refuse(self, reason: str, now: float) -> bool:
+        self.refused += 1
         self.last_reason = reason
         if now >= self._refuse_until_s:
             self._refuse_until_s = now + _REFUSE_S
+            self._next_check_s = self._room = 0
         if now >= self._next_note_s:
             self._next_note_s = now + _CHECK_S
             self._note()
@@ -160,9 +206,9 @@ class LaneWriter:
         except OSError:
             return  # the disk refuses this too; the count stays here and is written with the next
 
-    def _drop_torn(self, descriptor: int) -> None:
+    def _drop_torn(self) -> None:
         try:
-            os.ftruncate(descriptor, self._size)
+            os.ftruncate(self._descriptor, self._size)
         except OSError:
             self.close()  # the torn line is then the last of its segment, and is quarantined
 

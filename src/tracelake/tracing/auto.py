@@ -23,3 +23,5 @@ def install_from_environment() -> None:
         install()
     except TracelakeError as error:
         _log.error("Spans are not recorded. %s", error)
+    except Exception:  # noqa: BLE001 - the app is not ours
+        _log.exception("Spans are not recorded. Report this with its traceback.")

@@ -19,7 +19,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from tracelake.errors import TracelakeError
 from tracelake.recorder.recorder import current_recorder
-from tracelake.spans.values import DEGRADED_KEY, degrade, simple, tag
+from tracelake.spans.values import DEGRADED_KEY, degrade, tag
 from tracelake.tracing.install import install
 from tracelake.tracing.processor import JSON_KEYS_ATTRIBUTE
 
@@ -28,6 +28,9 @@ SPAN_TYPE = "mlflow.spanType"
 SPAN_INPUTS = "mlflow.spanInputs"
 SPAN_OUTPUTS = "mlflow.spanOutputs"
 SPAN_FUNCTION_NAME = "mlflow.spanFunctionName"
+
+# What every version of OpenTelemetry takes as an attribute and gives back unchanged.
+_SCALARS = (str, bool, int, float)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -54,18 +57,28 @@ class ActiveSpan:
 
     def set_inputs(self, inputs: Any) -> None:
         """Set what the operation was given."""
-        self._set_value(SPAN_INPUTS, inputs)
+        self.set_attribute(SPAN_INPUTS, inputs)
 
     def set_outputs(self, outputs: Any) -> None:
         """Set what the operation gave back."""
-        self._set_value(SPAN_OUTPUTS, outputs)
+        self.set_attribute(SPAN_OUTPUTS, outputs)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set one attribute, to any value."""
-        if simple({key: value}):
+        if not self._span.is_recording():
+            return
+        if type(value) in _SCALARS:
             self._span.set_attribute(key, value)
-        else:
-            self._set_value(key, value)
+            listed = _attributes(self._span).get(JSON_KEYS_ATTRIBUTE, ())
+            if key in listed:
+                self._span.set_attribute(JSON_KEYS_ATTRIBUTE, [item for item in listed if item != key])
+            return
+        notes: list[str] = []
+        text = msgspec.json.encode(tag(degrade(value, key, notes))).decode()
+        self._span.set_attribute(key, text)
+        self._extend(JSON_KEYS_ATTRIBUTE, [key])
+        if notes:
+            self._extend(DEGRADED_KEY, notes)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""
@@ -84,22 +97,19 @@ class ActiveSpan:
 
     def record_exception(self, exception: BaseException) -> None:
         """Add an `exception` event with type, message and stack trace, and set the status to ERROR."""
-        self._span.record_exception(exception)
-        self._span.set_status(Status(StatusCode.ERROR, f"{type(exception).__name__}: {exception}"))
+        try:
+            message = str(exception)
+            self._span.record_exception(exception)
+        except Exception as error:  # noqa: BLE001 - the exception's own code must not replace the exception
+            kind = type(exception)
+            message = f"<{kind.__qualname__}, whose str raised {type(error).__qualname__}>"
+            name = f"{kind.__module__}.{kind.__qualname__}"
+            self._span.add_event("exception", {"exception.type": name, "exception.message": message})
+        self._span.set_status(Status(StatusCode.ERROR, f"{type(exception).__name__}: {message}"))
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None) -> None:
         """Add an event at this moment."""
         self._span.add_event(name, dict(attributes or {}))
-
-    def _set_value(self, key: str, value: Any) -> None:
-        if not self._span.is_recording():
-            return
-        notes: list[str] = []
-        text = msgspec.json.encode(tag(degrade(value, key, notes))).decode()
-        self._span.set_attribute(key, text)
-        self._extend(JSON_KEYS_ATTRIBUTE, [key])
-        if notes:
-            self._extend(DEGRADED_KEY, notes)
 
     def _extend(self, key: str, items: list[str]) -> None:
         # Read from the span: `get_current_span` gives out several objects for one span.
@@ -148,7 +158,10 @@ def trace(
     """
     if func is None:
         return functools.partial(trace, name=name, span_type=span_type, attributes=attributes)
-    wrapped = _WRAPPERS[_kind(func)](func, name or func.__name__, span_type, attributes)
+    if isinstance(func, (classmethod, staticmethod)):
+        inner = trace(name=name, span_type=span_type, attributes=attributes)(func.__func__)
+        return type(func)(inner)
+    wrapped = _WRAPPERS[_kind(func)](func, name or _name_of(func), span_type, attributes)
     return functools.wraps(func)(wrapped)
 
 
@@ -209,10 +222,10 @@ def _call_coroutine(func: Callable[..., Any], *span_arguments: Any) -> Callable[
 def _call_generator(func: Callable[..., Any], *span_arguments: Any) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         span = _begin(func, span_arguments, args, kwargs)
-        generator = func(*args, **kwargs)
-        step: Callable[[], Any] = functools.partial(next, generator)
         outputs: list[Any] = []
-        with _ended(span), contextlib.closing(generator):
+        with _ended(span):
+            generator = func(*args, **kwargs)
+            step: Callable[[], Any] = functools.partial(next, generator)
             try:
                 while True:
                     try:
@@ -230,7 +243,8 @@ def _call_generator(func: Callable[..., Any], *span_arguments: Any) -> Callable[
                     else:
                         step = functools.partial(generator.send, sent)
             finally:
-                _set_result(span, outputs)
+                with _called_off(span, outputs):
+                    generator.close()
 
     return wrapper
 
@@ -238,29 +252,29 @@ def _call_generator(func: Callable[..., Any], *span_arguments: Any) -> Callable[
 def _call_async_generator(func: Callable[..., Any], *span_arguments: Any) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         span = _begin(func, span_arguments, args, kwargs)
-        generator = func(*args, **kwargs)
-        step: Callable[[], Any] = generator.__anext__
         outputs: list[Any] = []
         with _ended(span):
+            generator = func(*args, **kwargs)
+            step: Callable[[], Any] = generator.__anext__
             try:
-                async with contextlib.aclosing(generator):
-                    while True:
-                        try:
-                            with _current(span):
-                                item = await step()
-                        except StopAsyncIteration:
-                            return
-                        outputs.append(item)
-                        try:
-                            sent = yield item
-                        except GeneratorExit:
-                            raise
-                        except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, for the generator
-                            step = functools.partial(generator.athrow, error)
-                        else:
-                            step = functools.partial(generator.asend, sent)
+                while True:
+                    try:
+                        with _current(span):
+                            item = await step()
+                    except StopAsyncIteration:
+                        return
+                    outputs.append(item)
+                    try:
+                        sent = yield item
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, for the generator
+                        step = functools.partial(generator.athrow, error)
+                    else:
+                        step = functools.partial(generator.asend, sent)
             finally:
-                _set_result(span, outputs)
+                with _called_off(span, outputs):
+                    await generator.aclose()
 
     return wrapper
 
@@ -271,6 +285,11 @@ _WRAPPERS = {
     "generator": _call_generator,
     "async generator": _call_async_generator,
 }
+
+
+def _name_of(func: Callable[..., Any]) -> str:
+    # A `functools.partial` and an object with `__call__` have no name.
+    return str(getattr(func, "__name__", type(func).__name__))
 
 
 def _kind(func: Callable[..., Any]) -> str:
@@ -290,12 +309,22 @@ def _called(
         yield span
 
 
+@contextlib.contextmanager
+def _called_off(span: ActiveSpan, outputs: list[Any]) -> Iterator[None]:
+    """Run the with-body, the closing of a generator, as its other steps; then set what it yielded as the outputs."""
+    try:
+        with _current(span):
+            yield
+    finally:
+        _set_result(span, outputs)
+
+
 def _begin(
     func: Callable[..., Any], span_arguments: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> ActiveSpan:
     name, span_type, attributes = span_arguments
     span = _start(name, span_type, attributes)
-    span.set_attribute(SPAN_FUNCTION_NAME, func.__name__)
+    span.set_attribute(SPAN_FUNCTION_NAME, _name_of(func))
     with contextlib.suppress(TypeError, ValueError):  # a wrong call: the function itself says so
         bound = inspect.signature(func).bind(*args, **kwargs)
         bound.apply_defaults()

@@ -6,7 +6,6 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -14,8 +13,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from tracelake.destinations.base import Destination, digest
 from tracelake.destinations.targets import Target, parse_target, parse_targets
 from tracelake.errors import ConfigurationError, TargetError
-from tracelake.recorder.recorder import Route, current_recorder
-from tracelake.tracing.processor import ROUTE_KEY, SpanRecorder
+from tracelake.recorder.recorder import current_recorder
+from tracelake.tracing.processor import SpanRecorder, active_route, use_route
 from tracelake.tracing.propagation import set_destination_guard
 
 _lock = threading.Lock()
@@ -38,12 +37,12 @@ def set_destination(
 
     Raises:
         TargetError: a target is not understood; the message says what to write instead. Nothing changed.
-        ConfigurationError: the global tracer provider takes no span processors.
+        ConfigurationError: the global tracer provider takes no span processors. Nothing changed.
     """
     destinations = None if target is None else parse_targets(target)
     recorder = current_recorder()
-    recorder.set_default(destinations)
     install(service_name)
+    recorder.set_default(destinations)
     return destinations or recorder.default_route().destinations
 
 
@@ -60,7 +59,7 @@ def destination(target: Target | Sequence[Target]) -> Iterator[tuple[Destination
     """
     destinations = parse_targets(target)
     install()
-    with _routed(current_recorder().route(destinations)):
+    with use_route(current_recorder().route(destinations)):
         yield destinations
 
 
@@ -95,21 +94,6 @@ def install(service_name: str | None = None) -> None:
     set_destination_guard(_Guard())
 
 
-def active_route() -> Route:
-    """Return the route that a span started here and now would take."""
-    route = otel_context.get_value(ROUTE_KEY)
-    return route if isinstance(route, Route) else current_recorder().default_route()
-
-
-@contextlib.contextmanager
-def _routed(route: Route) -> Iterator[None]:
-    token = otel_context.attach(otel_context.set_value(ROUTE_KEY, route))
-    try:
-        yield
-    finally:
-        otel_context.detach(token)
-
-
 class _Guard:
     """Tells propagation which destinations are active here, and which of a caller's this service would record to."""
 
@@ -123,7 +107,7 @@ class _Guard:
         allowed = self._allow_list()
         if not digests <= allowed.keys():
             return None
-        return _routed(current_recorder().route(tuple(allowed[item] for item in sorted(digests))))
+        return use_route(current_recorder().route(tuple(allowed[item] for item in sorted(digests))))
 
     def _allow_list(self) -> dict[str, Destination]:
         if self._allowed is None:

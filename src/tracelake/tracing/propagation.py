@@ -100,7 +100,8 @@ def set_tracing_context_from_http_request_headers(headers: Headers, *, strict: b
 
     Without a ``traceparent`` the current span stays what it is; a broken one starts a new trace, whatever span is
     current. A broken ``tracestate`` or ``baggage`` is left out. Names may be in any case; ``Headers`` says which
-    types fit.
+    types fit. Where the caller records elsewhere, the body records there too if that is allowed here; if not, one
+    warning says that the trace will be split.
 
     Raises:
         PropagationError: only if ``strict``, on entering, for the first header that is malformed.

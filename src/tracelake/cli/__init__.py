@@ -1,0 +1,75 @@
+"""The `tracelake` command. docs/cli.md documents its commands, JSON fields and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tracelake import __version__
+from tracelake.cli import demo, redirect, ship, show, sql, status
+from tracelake.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, say
+from tracelake.errors import TracelakeError
+
+_DESCRIPTION = """\
+Distributed traces in one Delta table: try it, look at traces, deliver what waits.
+"""
+
+_EPILOG = """\
+New here? Two services, one trace, in a few seconds:
+
+  tracelake demo
+
+Exit codes: 0 done, 1 could not be done, 2 the command is wrong, 130 interrupted.
+"""
+
+_COMMANDS = (demo, show, sql, status, ship, redirect)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` is without the program's name."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if "run" not in arguments:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a stream put there by a test or a notebook
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    return _guarded(arguments.run, arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="tracelake",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tracelake {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def _guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
+    except TracelakeError as error:
+        say(str(error))
+    except KeyboardInterrupt:
+        say("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. What is left in the buffer must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except OSError as error:
+        say(f"{error.filename or 'The system'}: {error.strerror}. Check that this user may use it, then try again.")
+    return EXIT_FAILED

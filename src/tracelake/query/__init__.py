@@ -1,0 +1,1 @@
+"""Read traces back from a span table: by trace id, as a tree, by SQL."""
