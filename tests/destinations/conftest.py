@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lake import Lake, open_lake
+
+from tests.lake import Lake, open_lake
 
 
 @pytest.fixture

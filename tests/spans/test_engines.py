@@ -61,10 +61,9 @@ def duck_values(version_2: DeltaTable) -> dict[str, tuple[str | None, str]]:
 def test_duckdb_reads_the_variant_of_a_value(duck_values: dict[str, tuple[str | None, str]], name: str) -> None:
     """DuckDB sees every value that JSON has a text for."""
     text, kind = duck_values[SPANS[name].span_id]
-    if VALUES[name] is None:
-        assert (text, kind) == (None, "VARIANT_NULL")
-    else:
-        assert json.loads(text) == VALUES[name]
+    assert (kind == "VARIANT_NULL") == (VALUES[name] is None)
+    # DuckDB 2 gives SQL's null for a null inside a VARIANT, DuckDB 1 that of JSON.
+    assert json.loads("null" if text is None else text) == VALUES[name]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import chain, islice
 from typing import Any
 
@@ -30,6 +31,8 @@ _EXAMPLES = """
 _MEASURED_ROWS = 1_000
 _GAP = "  "
 _MIN_WIDTH = 8
+_ID_WIDTH = 32
+_LEAST_OF_LONG = 12
 _EXPLAIN_COLUMNS = ["explain_key", "explain_value"]
 
 
@@ -87,12 +90,12 @@ def _blocks(rows: Iterator[dict[str, Any]], columns: list[str], names: list[str]
 
 
 def _shrunk(widths: list[int], room: int) -> list[int]:
-    """Take columns from the widest until all fit."""
-    widths = [max(1, width) for width in widths]
-    while sum(widths) > room:
-        widest = widths.index(max(widths))
-        widths[widest] -= 1
-    return widths
+    """Take columns from the widest until all fit; ids, which are there to be copied, give way last."""
+    shrunk = [max(1, width) for width in widths]
+    while sum(shrunk) > room:
+        long = [now for now, width in zip(shrunk, widths, strict=True) if width > _ID_WIDTH and now > _LEAST_OF_LONG]
+        shrunk[shrunk.index(max(long or shrunk))] -= 1
+    return shrunk
 
 
 def _aligned(texts: list[str], widths: list[int], right: list[bool]) -> str:
@@ -113,4 +116,4 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    return value is None or (isinstance(value, (int, float, Decimal)) and not isinstance(value, bool))

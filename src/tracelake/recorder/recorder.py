@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from tracelake.destinations.base import Destination
 from tracelake.destinations.resolve import Resolved, resolve_environment
-from tracelake.errors import LedgerError, TracelakeError
+from tracelake.errors import LedgerError, TargetError, TracelakeError
 from tracelake.recorder.report import FlushReport
 from tracelake.redaction import one_line
 from tracelake.settings import Settings, read_settings
 from tracelake.shipper import launch
 from tracelake.spans.line import encode_line
 from tracelake.spans.record import SpanRecord
-from tracelake.spool.files import open_locked
+from tracelake.spool.files import no_fork, open_locked
 from tracelake.spool.lane import Spool, identity_digest
-from tracelake.spool.ledger import read_delivery, read_ledger
+from tracelake.spool.ledger import Account, read_account, read_delivery, read_ledger
 from tracelake.spool.writer import LaneWriter
 
 _log = logging.getLogger("tracelake")
@@ -47,10 +48,11 @@ class Route:
 
 @dataclass
 class _Watch:
-    """When to look for the shipper of an identity again."""
+    """When to look for the shipper of an identity again, and how many were started that delivered nothing."""
 
     next_s: float = 0.0
     starts: int = 0
+    delivered: int = 0
 
 
 class Recorder:
@@ -68,7 +70,8 @@ class Recorder:
         self._may_ship = True
         self._next_watch_s = 0.0
         self._next_complaint_s = 0.0
-        self._exit_deadline_s: float | None = None
+        self._exit_deadline_s = 0.0
+        self._written_at_exit = -1
 
     def set_default(self, destinations: tuple[Destination, ...] | None) -> None:
         """Send spans that name no destination of their own there; None: where the environment says."""
@@ -99,34 +102,34 @@ class Recorder:
             elif writer.last_append_s >= self._next_watch_s:
                 self._watch_all()
 
-    def refuse(self, writers: Iterable[LaneWriter], error: Exception) -> None:
+    def refuse(self, writers: Collection[LaneWriter], error: Exception) -> None:
         """Count a span that could not be made into a record."""
+        reason = one_line(repr(error))
         for writer in writers:
-            writer.refuse(one_line(repr(error)))
+            writer.refuse(reason)
             self._complain(writer)
+        if not writers:
+            self.say("A span could not be recorded: %s", reason)
 
     def report(self) -> FlushReport:
         """Return what became of the spans of this process so far."""
         recorded = delivered = dropped = quarantined = pending = 0
         errors: dict[str, None] = {}
         for writer, _ in list(self._writers.values()):
-            written, lost = writer.written, writer.lost
-            done = quarantine = 0
-            try:
-                totals = read_ledger(writer.lane).writers.get(writer.name)
-                if totals is not None:
-                    done, quarantine = totals.delivered, totals.quarantined
-            except (LedgerError, OSError) as error:
-                errors[str(error)] = None
-            waiting = max(0, written - done - quarantine - lost)
-            recorded += written + writer.refused
-            delivered += done
-            quarantined += quarantine
-            dropped += written + writer.refused - done - quarantine - waiting
-            pending += waiting
-            if writer.last_reason:
-                errors[f"Dropped: {writer.last_reason}."] = None
-            if waiting:
+            refused, written = writer.refused, writer.written
+            account = _account(writer, written, errors)
+            settled = account.delivered + account.quarantined + account.pending
+            # A line that an exception of the app's own, such as KeyboardInterrupt, kept from being counted is there.
+            seen = max(written + refused, settled)
+            recorded += seen
+            delivered += account.delivered
+            quarantined += account.quarantined
+            dropped += seen - settled
+            pending += account.pending
+            if seen > settled:
+                reason = writer.last_reason or "they were removed from the spool before they were delivered"
+                errors[f"Dropped: {reason}."] = None
+            if account.pending:
                 delivery = read_delivery(writer.lane)
                 if delivery.error:
                     errors[f"{writer.lane.name}: {delivery.error}"] = None
@@ -145,12 +148,13 @@ class Recorder:
         report = self.report()
         if not report.pending:
             return report
-        for writer in self._pending_writers():
-            writer.lane.request_flush()
         if self.settings.shipper == "inline":
             self._drain(deadline_s)
             return self.report()
         while True:
+            # Each second anew: a shipper that failed, or was replaced, in the meantime forgot that it was asked.
+            for writer in self._pending_writers():
+                writer.lane.request_flush()
             self._watch_all(patiently=False)
             until_s = min(deadline_s, time.monotonic() + 1.0)
             while True:
@@ -162,8 +166,10 @@ class Recorder:
                 time.sleep(_POLL_S)
 
     def at_exit(self) -> None:
-        """Wait a bounded time for delivery, once a process, and say what is left."""
-        if self._exit_deadline_s is None:
+        """Wait a bounded time for delivery, and say what is left; no longer if it is called again without new spans."""
+        written = sum(writer.written for writer, _ in list(self._writers.values()))
+        if written != self._written_at_exit:
+            self._written_at_exit = written
             self._exit_deadline_s = time.monotonic() + self.settings.exit_timeout_s
         report = self.flush(max(0.0, self._exit_deadline_s - time.monotonic()))
         if self._thread is not None:
@@ -175,8 +181,9 @@ class Recorder:
     def after_fork_in_child(self) -> None:
         """Start anew in a forked child: its own segments, its own counts, no thread."""
         self._lock = threading.RLock()
-        self._exit_deadline_s = None
+        self._written_at_exit = -1
         self._next_watch_s = 0.0
+        self._watches = {}
         # delta-rs does not survive a fork: where it ran, the child only records, and the parent's shipper delivers.
         self._may_ship = "deltalake" not in sys.modules
         for writer, _ in self._writers.values():
@@ -189,14 +196,14 @@ class Recorder:
         try:
             resolved: Resolved = resolve_environment()
             return self.route(resolved.destinations)
-        except TracelakeError as error:
-            text = one_line(str(error))
+        except Exception as error:  # noqa: BLE001 - the app goes on, and its spans wait
+            text = one_line(str(error) if isinstance(error, TracelakeError) else repr(error))
             _log.error(
                 "No destination for spans. %s Until then they stay in the spool, in %s; `tracelake status` shows them.",
                 text,
                 self.spool.path,
             )
-            variable = text.split(":", 1)[0]
+            variable = text.split(":", 1)[0] if isinstance(error, TargetError) else "the environment"
             return Route((), (self._writer(f"unresolved ({variable})", {"unresolved": variable}, served=False),))
 
     def _writer(self, target: str, identity: dict[str, str], *, served: bool) -> LaneWriter:
@@ -225,32 +232,35 @@ class Recorder:
                 (writer for writer, _ in list(self._writers.values())), key=lambda writer: -writer.last_append_s
             )
             for writer in by_age[_MAX_OPEN:]:
-                writer.close()
+                writer.close_if_idle()
 
     def _pending_writers(self) -> list[LaneWriter]:
-        return [writer for writer, _ in list(self._writers.values()) if writer.written]
+        writers = [writer for writer, _ in list(self._writers.values())]
+        return [writer for writer in writers if _account(writer, writer.written, {}).pending]
 
     def _is_hopeless(self, since_ns: int) -> bool:
         """Say whether no lane with spans of this process will be delivered soon."""
         for writer, identity in list(self._writers.values()):
-            if not writer.written or identity is None:
+            if identity is None:
                 continue
             if self.settings.shipper == "external" and not self._is_shipped(identity):
                 continue
             delivery = read_delivery(writer.lane)
-            if delivery.state != "stopped" or delivery.since_unix_nano < since_ns:
+            is_stopped = delivery.state == "stopped" and delivery.since_unix_nano >= since_ns
+            if not is_stopped and _account(writer, writer.written, {}).pending:
                 return False
         return True
 
     def _is_shipped(self, identity: dict[str, str]) -> bool:
-        try:
-            descriptor = open_locked(self.spool.lock_path(identity))
-        except (OSError, TracelakeError):
+        with no_fork:
+            try:
+                descriptor = open_locked(self.spool.lock_path(identity))
+            except (OSError, TracelakeError):
+                return False
+            if descriptor is None:
+                return True
+            os.close(descriptor)
             return False
-        if descriptor is None:
-            return True
-        os.close(descriptor)
-        return False
 
     def _watch_all(self, *, patiently: bool = True) -> None:
         """See to it that the lanes in use are shipped."""
@@ -272,8 +282,20 @@ class Recorder:
             except Exception as error:  # noqa: BLE001 - the app goes on, and its spans wait
                 self.say("No shipper can be started, spans wait in the spool: %s", one_line(str(error)))
                 started = "started"
-            watch.starts = watch.starts + 1 if started == "started" else 0
+            delivered = self._delivered(digest)
+            # One that delivered and then had nothing to do for long ended as it should.
+            watch.starts = watch.starts + 1 if started == "started" and delivered == watch.delivered else 0
+            watch.delivered = delivered
             watch.next_s = now + min(_LONGEST_WATCH_S, _WATCH_S * 2 ** max(0, watch.starts - 1))
+
+    def _delivered(self, digest: str) -> int:
+        """Return the batches that were ever delivered from the lanes of an identity."""
+        batches = 0
+        for writer, identity in list(self._writers.values()):
+            if identity is not None and identity_digest(identity) == digest:
+                with contextlib.suppress(LedgerError, OSError):
+                    batches += read_ledger(writer.lane).batch
+        return batches
 
     def _start_shipper(self, identity: dict[str, str]) -> str:
         if self.settings.shipper == "process":
@@ -309,8 +331,17 @@ class Recorder:
             _log.warning(message, *arguments)
 
 
+def _account(writer: LaneWriter, written: int, errors: dict[str, None]) -> Account:
+    try:
+        return read_account(writer.lane, writer.name, written)
+    except (LedgerError, OSError) as error:
+        errors[str(error)] = None
+        return Account(0, 0, written)
+
+
 _current: Recorder | None = None
-_current_lock = threading.Lock()
+# Re-entrant: a signal handler may record a span while the recorder is being made.
+_current_lock = threading.RLock()
 
 
 def current_recorder() -> Recorder:
@@ -319,7 +350,8 @@ def current_recorder() -> Recorder:
     if _current is None:
         with _current_lock:
             if _current is None:
-                _current = _make_recorder()
+                recorder = _make_recorder()
+                _current = _current or recorder
     return _current
 
 
@@ -332,17 +364,16 @@ def _make_recorder() -> Recorder:
     settings, problems = read_settings()
     for problem in problems:
         _log.error("%s", problem)
-    if settings.shipper == "inline":
-        import tracelake.shipper.service  # noqa: F401 - its thread pools cannot be imported while the interpreter ends
     recorder = Recorder(settings, Spool(settings.spool_dir))
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=_after_fork_in_child)
     atexit.register(_at_exit)
     return recorder
 
 
 def _after_fork_in_child() -> None:
     global _current_lock
-    _current_lock = threading.Lock()
+    no_fork.release()
+    _current_lock = threading.RLock()
     launch.after_fork_in_child()
     if _current is not None:
         _current.after_fork_in_child()

@@ -79,13 +79,21 @@ def _end(segment: Segment, start: int, size: int, room: int, *, empty: bool) -> 
 
 
 class BatchReader:
-    """The spans of a batch, read from its ranges. Lines that are no spans are left out, and listed in `bad`."""
+    """The spans of a batch, read from its ranges.
+
+    Attributes:
+        bad: lines that are no spans, and are left out.
+        missing: ranges whose segments somebody removed.
+        spans: how many there are, by writer.
+    """
 
     def __init__(self, lane: Lane, ranges: list[Range]) -> None:
         segments = {segment.name: segment for segment in lane.segments()}
         self._segments = [(segments[item.segment], item) for item in ranges if item.segment in segments]
+        self.missing = [item for item in ranges if item.segment not in segments]
         self.bad: list[Quarantined] = []
         self.spans: dict[str, int] = {}
+        self._read = False
 
     def batch(self, app_id: str, number: int) -> Batch:
         """Return the batch as a sink takes it."""
@@ -96,6 +104,7 @@ class BatchReader:
         """Yield the spans in pieces; counts them by writer in `spans`."""
         self.bad = []
         self.spans = {}
+        self._read = False
         chunk: list[SpanRecord] = []
         chunk_bytes = 0
         for segment, offset, line in self._lines():
@@ -114,6 +123,13 @@ class BatchReader:
                 chunk, chunk_bytes = [], 0
         if chunk:
             yield chunk
+        self._read = True
+
+    def count(self) -> None:
+        """Fill `bad` and `spans`, if the sink did not read to the end because it had the batch already."""
+        if not self._read:
+            for _ in self.chunks():
+                continue
 
     def set_aside(self, rejections: list[Rejection]) -> None:
         """Move spans that the sink rejected to the bad lines."""

@@ -14,7 +14,7 @@ from tracelake.redaction import one_line
 from tracelake.settings import Settings
 from tracelake.shipper.backoff import Backoff
 from tracelake.shipper.batch import BatchReader, Plan, plan_batch
-from tracelake.spool.files import remove_file
+from tracelake.spool.files import remove_file, remove_temporaries, sync_dir
 from tracelake.spool.lane import Lane
 from tracelake.spool.ledger import (
     Delivery,
@@ -34,6 +34,8 @@ from tracelake.spool.segment import remove_unfinished
 
 _log = logging.getLogger("tracelake.shipper")
 
+# What only the shipper writes.
+_NOTES = ("ledger.json", "in-flight.json", "delivery.json")
 # Totals of writers without segments are kept for this many: they may be waiting to see their last spans delivered.
 _KEEP_WRITERS = 256
 
@@ -60,6 +62,7 @@ class LaneShipper:
         self._backoff = backoff or Backoff()
         self._sink: Sink | None = None
         self._ledger: Ledger | None = None
+        self._ledger_stamp: tuple[int, int] | None = None
         self._waiting_since_s: float | None = None
         self._flushed_ns = 0
         self._delivery = read_delivery(lane)
@@ -71,7 +74,7 @@ class LaneShipper:
         and the lane is tried again when its back-off is over.
         """
         requested_ns = self.lane.flush_requested_ns()
-        flush = flush or requested_ns > self._flushed_ns
+        flush = flush or requested_ns != self._flushed_ns
         if not flush and self._clock() < self._backoff.next_try_s:
             return False
         try:
@@ -87,13 +90,17 @@ class LaneShipper:
         """Let go of the destination."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            sink.close()
+            try:
+                sink.close()
+            except Exception:  # noqa: BLE001 - what it held is given up either way
+                _log.exception("lane %s: the destination could not be closed", self.lane.name)
 
     def _settle(self) -> bool:
         """Finish the batch that a crash or an error left in flight, if there is one."""
         note = read_in_flight(self.lane)
         if note is None:
             return False
+        self.pending = sum(item.end - item.start for item in note.ranges)
         ledger = self._read_ledger()
         if note.app_id != ledger.app_id:
             raise LedgerError(
@@ -127,7 +134,10 @@ class LaneShipper:
     def _deliver(self, ledger: Ledger, note: InFlight) -> None:
         reader = BatchReader(self.lane, note.ranges)
         rejections = self._open().write(reader.batch(note.app_id, note.batch))
+        reader.count()
         reader.set_aside(rejections)
+        for item in reader.missing:
+            _log.error("segment %s was removed before its bytes %d to %d were read", item.segment, item.start, item.end)
         if reader.bad:
             path = write_quarantine(self.lane, ledger, note.batch, reader.bad)
             _log.warning("%d lines are no spans or were rejected; they are in %s", len(reader.bad), path)
@@ -141,7 +151,9 @@ class LaneShipper:
         for item in note.ranges:
             ledger.offsets[item.segment] = item.end
         for writer, spans in reader.spans.items():
-            ledger.writers.setdefault(writer, Totals()).delivered += spans
+            # Put last: those that had nothing delivered for longest are forgotten first.
+            totals = ledger.writers[writer] = ledger.writers.pop(writer, Totals())
+            totals.delivered += spans
             ledger.delivered += spans
         for line in reader.bad:
             if line.segment in writers:
@@ -149,7 +161,7 @@ class LaneShipper:
             ledger.quarantined += 1
         ledger.batch = note.batch
         ledger.last_commit_unix_nano = time.time_ns()
-        write_ledger(self.lane, ledger)
+        self._write_ledger(ledger)
         clear_in_flight(self.lane)
 
     def _tidy(self, ledger: Ledger, plan: Plan) -> None:
@@ -166,20 +178,35 @@ class LaneShipper:
             del ledger.offsets[name]
         if plan.cut or gone:
             self._forget_writers(ledger, {segment.writer for segment in self.lane.segments()})
-            write_ledger(self.lane, ledger)
+            sync_dir(self.lane.segments_dir)  # or a power loss could bring back a file whose offset is forgotten
+            self._write_ledger(ledger)
 
     def _forget_writers(self, ledger: Ledger, present: set[str]) -> None:
-        gone = sorted(writer for writer in ledger.writers if writer not in present)
+        gone = [writer for writer in ledger.writers if writer not in present]
         for writer in gone[:-_KEEP_WRITERS]:
             del ledger.writers[writer]
 
     def _read_ledger(self) -> Ledger:
-        # Read once: only the holder of the lock writes it. A lane that was removed and came back has a new one.
-        if self._ledger is None or not os.path.exists(self.lane.ledger_path):
+        # Only the holder of the lock writes it, so it is read anew only if it is not the one written last: the lane was
+        # removed and came back, somebody repaired it, or another shipper took over a lock whose file was removed.
+        if self._ledger is None or self._ledger_stamp != self._stamp():
             self._ledger = read_ledger(self.lane)
-            write_ledger(self.lane, self._ledger)
+            self._write_ledger(self._ledger)
             remove_unfinished(self.lane.segments_dir)
+            remove_temporaries(self.lane.path, _NOTES)
+            remove_temporaries(self.lane.quarantine_dir)
         return self._ledger
+
+    def _write_ledger(self, ledger: Ledger) -> None:
+        write_ledger(self.lane, ledger)
+        self._ledger_stamp = self._stamp()
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.lane.ledger_path)
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def _open(self) -> Sink:
         if self._sink is None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from tracelake.settings import Settings
-from tracelake.spool.files import open_locked
+from tracelake.spool.files import no_fork, open_locked
 from tracelake.spool.lane import Spool, identity_digest
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
     python = _python()
     if python is None:
         return "impossible"
-    lock = open_locked(spool.lock_path(identity))
-    if lock is None:
-        return "running"
-    _locks_in_hand.add(lock)
+    with no_fork:
+        lock = open_locked(spool.lock_path(identity))
+        if lock is None:
+            return "running"
+        _locks_in_hand.add(lock)
     try:
         log = _open_log(spool.log_path(identity))
         try:
@@ -62,8 +63,9 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
         finally:
             os.close(log)
     finally:
-        _locks_in_hand.discard(lock)
-        os.close(lock)
+        with no_fork:
+            _locks_in_hand.discard(lock)
+            os.close(lock)
 
 
 def after_fork_in_child() -> None:
@@ -88,6 +90,7 @@ class ShipperThread:
         """Deliver the lanes of an identity, too; starts the thread if it is not running."""
         self._identities.add(identity_digest(identity))
         if self._thread is None or not self._thread.is_alive():
+            self._stop.clear()
             self._thread = threading.Thread(target=self._run, name="tracelake-shipper", daemon=True)
             self._thread.start()
 

@@ -18,7 +18,7 @@ from tracelake.spool.files import remove_file, replace_file
 from tracelake.spool.lane import Lane
 from tracelake.spool.notes import NOTE_VERSION, read_note, write_note
 
-# The lines of a writer that wait are counted one by one when they are few, and taken from its totals when they are many.
+# Up to this size, the lines of a writer that wait are counted one by one; beyond, its totals tell how many there are.
 _MAX_COUNTED_BYTES = 2**20
 
 

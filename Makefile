@@ -1,0 +1,56 @@
+# Every target sets up what it needs in .venv. PYTHON names the interpreter that makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-slow test-pythons test-oldest check bench docs clean
+
+help:
+	@echo "make demo          run two services and show their one trace"
+	@echo "make test          run the tests"
+	@echo "make test-slow     run the slow tests: many rounds of kill -9, Spark"
+	@echo "make test-pythons  run the tests on every supported Python found here"
+	@echo "make test-oldest   run the tests with the oldest supported dependencies"
+	@echo "make check         lint, format and type checks"
+	@echo "make bench         measure; docs/benchmarks.md explains the figures"
+	@echo "make docs          run every example in README and docs"
+	@echo "make clean         remove .venv and what the targets made"
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "tracelake needs Python 3.10 or newer; run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV) (once, about a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/tracelake demo
+
+test: $(STAMP)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[spark]'
+	$(BIN)/pytest -m slow
+
+test-pythons:
+	@config/test-pythons
+
+test-oldest:
+	@config/test-oldest $(PYTHON)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+docs: $(STAMP)
+	$(BIN)/pytest tests/test_docs.py
+
+clean:
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
