@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 from tracelake.cli.options import Commands, add_command
 from tracelake.cli.output import EXIT_OK, progress, say
-from tracelake.cli.processes import Child, ProcessError, ended_by_signals, remaining, started
+from tracelake.cli.processes import ProcessError, ended_by_signals, remaining, started
 from tracelake.cli.show import print_trace
 from tracelake.destinations.base import Destination
 from tracelake.destinations.delta import DeltaDestination
@@ -112,16 +113,16 @@ def _run_services(destination: Destination) -> str:
     deadline_s = time.monotonic() + _TIMEOUT_S
     environment = _environment(destination)
     python = [sys.executable, "-m"]
-    # Bound here and handed over, so that no other program can take the port in between.
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        service = ["uvicorn", "tracelake.cli.demo_callee:app", "--fd", str(listener.fileno()), "--log-level", "warning"]
-        callee = Child("service", [*python, *service], environment, (listener.fileno(),))
-    with started(callee):
+    with contextlib.ExitStack() as stack:
+        # Bound here and handed over, so that no other program can take the port in between.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port, number = listener.getsockname()[1], listener.fileno()
+            service = ["uvicorn", "tracelake.cli.demo_callee:app", "--fd", str(number), "--log-level", "warning"]
+            callee = stack.enter_context(started("service", [*python, *service], environment, (number,)))
         if callee.line(remaining(deadline_s)) != "ready":
             raise ProcessError("The service did not start as it should. Run the demo again.")
         agent = ["tracelake.cli.demo_caller", f"http://127.0.0.1:{port}"]
-        with started(Child("agent", [*python, *agent], environment)) as caller:
+        with started("agent", [*python, *agent], environment) as caller:
             answer = json.loads(caller.line(remaining(deadline_s)))
         _check_delivered("agent", answer["report"])
         callee.ask_to_end()
@@ -200,7 +201,7 @@ def _program() -> str:
 def _typed(path: str) -> str:
     name = os.path.basename(path)
     found = shutil.which(name)
-    return name if found and os.path.abspath(found) == path else shlex.quote(_short_path(path))
+    return name if found and os.path.abspath(found) == path else shlex.quote(_short_path(path).removeprefix("./"))
 
 
 def _short_path(path: str) -> str:

@@ -33,7 +33,7 @@ def add_command(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.\n\n{details.strip()}",
-        epilog=f"examples:\n{examples.rstrip()}",
+        epilog="examples:\n" + examples.strip("\n"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)

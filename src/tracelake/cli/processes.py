@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 from tracelake.errors import TracelakeError
@@ -69,13 +69,15 @@ class Child:
 
     def end(self) -> None:
         """See to it that the program has ended when this returns: asked first, then killed."""
-        if self._process.poll() is None:
+        try:
             self.ask_to_end()
-            try:
-                self._process.wait(_END_S)
-            except subprocess.TimeoutExpired:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if self._process.poll() is None:
                 self._process.kill()
-        self._process.wait()
+            self._process.wait()
         for reader in self._readers:
             reader.join(1.0)
 
@@ -103,12 +105,18 @@ class Child:
 
 
 @contextlib.contextmanager
-def started(child: Child) -> Iterator[Child]:
-    """End a child with the with-body, whatever ends that."""
+def started(
+    name: str, command: Sequence[str], environment: Mapping[str, str], pass_fds: tuple[int, ...] = ()
+) -> Iterator[Child]:
+    """Start a program for the with-body, and end it, whatever ends that."""
+    child: Child | None = None
     try:
+        with _signals_wait():
+            child = Child(name, command, environment, pass_fds)
         yield child
     finally:
-        child.end()
+        if child is not None:
+            child.end()
 
 
 @contextlib.contextmanager
@@ -118,12 +126,28 @@ def ended_by_signals() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with _handled(interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Put off an interrupt to the end of the with-body: a program that was just started must not be forgotten."""
+    came: list[object] = []
+    with _handled(lambda *_: came.append(None)):
+        yield
+    if came:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[..., object]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def remaining(deadline_s: float) -> float:

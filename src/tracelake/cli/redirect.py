@@ -11,7 +11,7 @@ from tracelake.cli.output import EXIT_OK, say
 from tracelake.destinations.base import Destination
 from tracelake.errors import SpoolError
 from tracelake.shipper.status import UNRESOLVED_KEY, read_lane_status
-from tracelake.spool.files import open_locked
+from tracelake.spool.files import no_fork, open_locked
 from tracelake.spool.lane import Lane, LaneNote, Spool, identity_digest
 from tracelake.spool.ledger import Delivery, read_in_flight, write_delivery
 from tracelake.spool.notes import write_note
@@ -64,7 +64,8 @@ def redirect(spool: Spool, lane: Lane, destination: Destination) -> None:
         LedgerError: the lane's notes cannot be read. Nothing changed.
     """
     note = lane.note()
-    held = open_locked(spool.lock_path(note.identity))
+    with no_fork:
+        held = open_locked(spool.lock_path(note.identity))
     if held is None:
         raise _running(spool, lane, note)
     try:

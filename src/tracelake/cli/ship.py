@@ -19,6 +19,7 @@ from tracelake.shipper.service import Shipper
 from tracelake.shipper.status import UNRESOLVED_KEY, LaneStatus, is_shipped, read_status
 from tracelake.spool.lane import Lane, Spool, identity_digest
 from tracelake.spool.ledger import pending_bytes
+from tracelake.spool.segment import FORMAT_VERSION
 
 _DETAILS = """
 Delivers the lanes that this environment has the access for, until it is ended by Ctrl-C
@@ -75,6 +76,11 @@ class LaneChoice:
             self.left[lane.name] = reason
             return False
         self.left.pop(lane.name, None)
+        newer = sum(segment.version > FORMAT_VERSION for segment in lane.segments())
+        if newer:
+            say(
+                f"leaving {newer} files of lane {lane.name} alone: a newer tracelake wrote them. Update tracelake here."
+            )
         self._ours.add(identity_digest(identity))
         return True
 
@@ -131,7 +137,7 @@ def _say_result(lane: LaneStatus, before: LaneStatus | None) -> bool:
     if set_aside:
         say(f"{lane.name}: {set_aside:,} spans were set aside; the reason for each is in {lane.path}/quarantine")
     failed = bool(lane.error) or lane.state == "damaged"
-    if failed or lane.newer_segments:
+    if failed:
         say(" ".join(filter(None, (f"{lane.name}:", lane.error, *lane.damage, remedy(lane)))))
     return failed
 

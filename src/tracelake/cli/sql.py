@@ -93,8 +93,9 @@ def _shrunk(widths: list[int], room: int) -> list[int]:
     """Take columns from the widest until all fit; ids, which are there to be copied, give way last."""
     shrunk = [max(1, width) for width in widths]
     while sum(shrunk) > room:
-        long = [now for now, width in zip(shrunk, widths, strict=True) if width > _ID_WIDTH and now > _LEAST_OF_LONG]
-        shrunk[shrunk.index(max(long or shrunk))] -= 1
+        every = range(len(widths))
+        long = [index for index in every if widths[index] > _ID_WIDTH and shrunk[index] > _LEAST_OF_LONG]
+        shrunk[max(long or every, key=shrunk.__getitem__)] -= 1
     return shrunk
 
 

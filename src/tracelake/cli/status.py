@@ -13,7 +13,7 @@ from tracelake.cli.options import Commands, add_command, add_json, add_spool, ch
 from tracelake.cli.output import EXIT_FAILED, EXIT_OK, json_text, progress
 from tracelake.query.text import clean, duration_text
 from tracelake.redaction import one_line
-from tracelake.shipper.status import LaneStatus, SpoolStatus, read_status
+from tracelake.shipper.status import UNRESOLVED_KEY, LaneStatus, SpoolStatus, read_status
 
 _DETAILS = """
 A lane is the waiting line of one destination. For each lane this prints how many spans
@@ -119,7 +119,7 @@ def _lane_lines(lane: LaneStatus, now_unix_nano: int) -> Iterator[str]:
     )
     yield from _field("lane", lane.name)
     yield from _field("to", lane.target)
-    if lane.identity:
+    if lane.identity and UNRESOLVED_KEY not in lane.identity:
         yield from _field("access", ", ".join(f"{key}={value}" for key, value in sorted(lane.identity.items())))
     yield from _field("shipper", "running" if lane.shipper_running else "not running")
     if lane.last_commit_unix_nano:

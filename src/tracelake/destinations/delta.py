@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from tracelake.destinations.base import Batch, Finding, Rejection, shown_target
 from tracelake.errors import (
+    ConfigurationError,
     DeliveryError,
     MissingDependencyError,
     PermanentDeliveryError,
@@ -66,6 +67,9 @@ _TABLE_PROPERTIES = {
 _ROW_GROUP_ROWS = 128 * 1024
 # The bloom filter on trace_id is made for this many spool bytes a span; fewer only make it a little larger.
 _SPAN_BYTES = 400
+
+# What delta-rs, which makes a URL of a path, reads as something else or panics at.
+_UNUSABLE = re.compile(r"%[0-9A-Fa-f]{2}|[#?\[\]\\^|]")
 
 # What delta-rs and its object stores say, in the text of one catch-all error, when trying again cannot help.
 _PERMANENT = re.compile(
@@ -121,8 +125,10 @@ class DeltaDestination:
             table = sink.table()
             if table is None:
                 return [sink.missing()]
-            return [Finding("ok", f"{self.location} is a span table, version {sink.version(table)} of the schema.")]
-        except (DeliveryError, MissingDependencyError) as error:
+            version = sink.version(table)
+            sink.schema(table)
+            return [Finding("ok", f"{self.location} is a span table, version {version} of the schema.")]
+        except (DeliveryError, ConfigurationError) as error:
             return [Finding("error", str(error))]
 
     def open(self) -> DeltaSink:
@@ -162,7 +168,7 @@ class DeltaSink:
         with _Translated(self._location, rows):
             table = self.table() or self._made()
             self.version(table)
-            rows.schema = tables.arrow_schema(json.loads(table.schema().to_json()))
+            rows.schema = self.schema(table)
             if (table.transaction_version(batch.app_id) or 0) >= batch.number:
                 for _ in rows:
                     continue  # only to know again what was rejected
@@ -206,6 +212,19 @@ class DeltaSink:
                 "apart. Add the columns, or name another table."
             )
         return version
+
+    def schema(self, table: DeltaTable) -> pa.Schema:
+        """Return the table's Arrow schema.
+
+        Raises:
+            PermanentDeliveryError: a column cannot hold what it is meant for, or has to hold what a span has not.
+        """
+        from tracelake.spans.columns import compiled
+
+        with _Translated(self._location):
+            schema = tables.arrow_schema(json.loads(table.schema().to_json()))
+            compiled(schema)
+        return schema
 
     def missing(self) -> Finding:
         """Return what it means that there is no table."""
@@ -302,6 +321,7 @@ class _Translated:
 
 def translate(error: BaseException, location: str) -> DeliveryError | None:
     """Return the DeliveryError for what delta-rs, pyarrow or the system raised; None for what is none of theirs."""
+    import pyarrow as pa
     from deltalake import exceptions
 
     if isinstance(error, DeliveryError):
@@ -314,7 +334,10 @@ def translate(error: BaseException, location: str) -> DeliveryError | None:
             f"The table {location} cannot take spans: {text}. Change the table, or name another."
         )
     # A panic of delta-rs is a BaseException of no public type.
-    if isinstance(error, (exceptions.DeltaError, OSError)) or type(error).__name__ == "PanicException":
+    if (
+        isinstance(error, (exceptions.DeltaError, pa.ArrowException, OSError, MemoryError))
+        or type(error).__name__ == "PanicException"
+    ):
         if isinstance(error, PermissionError) or _PERMANENT.search(text):
             return PermanentDeliveryError(
                 f"The table {location} cannot be written: {text}. Repair the access, or name another table."
@@ -347,10 +370,11 @@ def _local_path(path: str) -> str:
         )
     if os.path.exists(absolute) and not os.path.isdir(absolute):
         raise TargetError(f"The target {absolute!r} is a file, and a table is a directory. Name a directory.")
-    if re.search(r"%[0-9A-Fa-f]{2}", absolute) or "#" in absolute or "?" in absolute:
+    unusable = _UNUSABLE.search(absolute)
+    if unusable:
         raise TargetError(
-            f"The target {absolute!r} holds '#', '?' or '%' with two digits, which delta-rs takes for parts of a URL. "
-            "Name a directory without them."
+            f"The target {absolute!r} holds {unusable[0]!r}, which delta-rs takes for a part of a URL. "
+            "Name a directory without it."
         )
     return absolute
 

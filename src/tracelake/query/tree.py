@@ -32,7 +32,7 @@ _Paint = Callable[[str], str]
 _TIME_COLUMNS = 20
 # Spans deeper than this are not moved further to the right, and say how deep they are: the names stay readable, and a
 # chain of a hundred thousand spans does not make lines of as many columns.
-_MAX_INDENTS = 12
+_MAX_INDENTS = 8
 _MIN_WIDTH = 50
 _KIND_PREFIX = "SPAN_KIND_"
 _STATUS_ERROR = 2

@@ -24,8 +24,10 @@ _MAX_LOG_BYTES = 2**20
 # Where the `sitecustomize` of `opentelemetry-instrument` is, which would instrument the shipper, too.
 _AUTO_INSTRUMENTATION = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
 
-# Locks on their way to a shipper. A child forked at that moment must close its copies, or it would hold them on.
-_locks_in_hand: set[int] = set()
+# Locks on their way to a shipper, and the threads that bring them there. A child forked at that moment must close its
+# copies, or it would hold them on; but not the child that becomes the shipper, which gevent's `subprocess` forks in
+# Python, with all that this calls.
+_locks_in_hand: dict[int, int] = {}
 
 
 def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running", "started", "impossible"]:
@@ -44,7 +46,7 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
         lock = open_locked(spool.lock_path(identity))
         if lock is None:
             return "running"
-        _locks_in_hand.add(lock)
+        _locks_in_hand[lock] = threading.get_ident()
     try:
         log = _open_log(spool.log_path(identity))
         try:
@@ -64,15 +66,16 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
             os.close(log)
     finally:
         with no_fork:
-            _locks_in_hand.discard(lock)
+            _locks_in_hand.pop(lock, None)
             os.close(lock)
 
 
 def after_fork_in_child() -> None:
     """Let go of what a thread of the parent was handing to a shipper at the moment of the fork."""
-    for lock in _locks_in_hand:
-        os.close(lock)
-    _locks_in_hand.clear()
+    for lock, thread in list(_locks_in_hand.items()):
+        if thread != threading.get_ident():
+            del _locks_in_hand[lock]
+            os.close(lock)
 
 
 class ShipperThread:

@@ -125,6 +125,7 @@ def read_lane_status(spool: Spool, lane: Lane) -> LaneStatus:
         damage.append(str(error))
     ledger = _ledger(lane, damage)
     delivery = _delivery(lane, damage)
+    in_flight = _in_flight(lane, damage)
     pending = _Pending()
     segments = lane.segments()
     for segment in segments:
@@ -152,7 +153,7 @@ def read_lane_status(spool: Spool, lane: Lane) -> LaneStatus:
         refused=sum(refusal.spans for refusal in refusals),
         refusal=refusals[-1].reason if refusals else "",
         last_commit_unix_nano=ledger.last_commit_unix_nano,
-        batch_in_flight=_in_flight(lane, damage),
+        batch_in_flight=in_flight,
         damage=tuple(damage),
     )
 

@@ -144,7 +144,7 @@ class Spool:
                     for entry in entries
                     if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
                 ]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [Lane(os.path.join(self.lanes_dir, name)) for name in sorted(names)]
 

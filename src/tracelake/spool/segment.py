@@ -101,7 +101,7 @@ def list_segments(directory: str) -> list[Segment]:
     """Return the segments in a directory, oldest first; other files there are not segments."""
     try:
         names = os.listdir(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     found = ((name, _NAME.fullmatch(name)) for name in names)
     segments = [

@@ -152,6 +152,8 @@ class LaneWriter:
             self._size = self._checked_size = 0
             if previous >= 0:
                 os.close(previous)
+        if self.refused or self.lost:
+            self._note()  # what could not be written while there was no room for it, or no directory
 
     def _check(self, now: float) -> None:
         self._next_check_s = now + _CHECK_S
@@ -167,7 +169,7 @@ class LaneWriter:
     def _check_disk(self) -> None:
         try:
             disk = os.statvfs(self.lane.segments_dir)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return  # not made yet
         free = disk.f_bavail * disk.f_frsize
         # File systems without a size of their own say 0.
@@ -186,7 +188,6 @@ class LaneWriter:
         if lost > self.lost:
             self.lost = lost
             self.last_reason = "the segment was removed before it was delivered"
-            self._note()
 
     def _refuse(self, reason: str, now: float) -> bool:
         self.refused += 1

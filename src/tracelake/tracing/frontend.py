@@ -21,7 +21,7 @@ from tracelake.errors import TracelakeError
 from tracelake.recorder.recorder import current_recorder
 from tracelake.spans.values import DEGRADED_KEY, degrade, tag
 from tracelake.tracing.install import install
-from tracelake.tracing.processor import JSON_KEYS_ATTRIBUTE
+from tracelake.tracing.otel_span import JSON_KEYS_ATTRIBUTE
 
 # MLflow's keys: https://github.com/mlflow/mlflow/blob/v3.0.0/mlflow/tracing/constant.py
 SPAN_TYPE = "mlflow.spanType"

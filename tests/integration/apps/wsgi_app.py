@@ -33,3 +33,4 @@ def _fork() -> None:
 
 
 application = tracelake.WsgiTracingMiddleware(_answer)
+print("the application is loaded", flush=True)

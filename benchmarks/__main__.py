@@ -1,0 +1,30 @@
+"""Run every benchmark and print its figures; docs/benchmarks.md says what they mean."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from benchmarks import importing, recording, shipping
+
+
+def main() -> None:
+    """Print a line a figure."""
+    print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    print("\nRecording a span of some 670 bytes with six attributes")
+    for label, figure in recording.run().items():
+        print(f"  {label:50} {figure:10.2f}")
+    for version in (1, 2):
+        print(f"\nShipping {shipping.SPANS:,} spans to a Delta table of schema version {version}")
+        for label, figure in shipping.run(shipping.SPANS, version).items():
+            print(f"  {label:50} {figure:10.1f}")
+    print(f"\nShipping {shipping.BACKLOG:,} spans that piled up: memory stays")
+    for label, figure in shipping.run(shipping.BACKLOG, 1).items():
+        print(f"  {label:50} {figure:10.1f}")
+    print("\nImporting")
+    for label, value in importing.run().items():
+        print(f"  {label:50} {value:>10.1f}" if isinstance(value, float) else f"  {label:50} {value:>10}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Every test has an environment of its own, without the settings of the machine it runs on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lake import Lake, open_lake
+
+_FOREIGN = ("TRACELAKE_", "OTEL_", "MLFLOW_", "DATABRICKS_", "AWS_", "AZURE_", "GOOGLE_", "XDG_")
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the machine's settings away, and put the spool into the test's directory."""
+    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRACELAKE_SPOOL_DIR", str(tmp_path / "spool"))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Iterator[Lake]:
+    """A table, a spool and the processes of a test."""
+    with open_lake(tmp_path) as opened:
+        yield opened
