@@ -69,11 +69,11 @@ def test_batch_waits_until_it_is_old(lake: Lake, lane: Lane, clock: Clock, new_s
 
 def test_full_batch_is_delivered_at_once(lake: Lake, lane: Lane, new_shipper: NewShipper) -> None:
     """Full batches follow each other without a wait; the rest waits for its age."""
-    shipper = new_shipper(lane, batch_max_bytes=10 * len(line(1)), batch_max_age_s=3600)
-    add_segment(lane, lines(range(35)))
+    shipper = new_shipper(lane, batch_max_bytes=10 * len(line(100)), batch_max_age_s=3600)
+    add_segment(lane, lines(range(100, 135)))
     while shipper.ship():
         continue
-    assert numbers(lake.table) == list(range(30))
+    assert numbers(lake.table) == list(range(100, 130))
     assert commits(lake.table) == 3
 
 
@@ -174,7 +174,7 @@ def test_segment_of_garbage_alone_is_quarantined_without_a_commit(
 
 
 def test_batch_committed_before_a_crash_is_not_written_again(lake: Lake, lane: Lane, new_shipper: NewShipper) -> None:
-    """The shipper died between commit and ack: the table says that it has the batch, and only the ack is made up for."""
+    """The shipper died between commit and ack: the table says that it has the batch, and only the ack is made up."""
     add_segment(lane, line(0) + b"bad\n")
     ship_all(new_shipper(lane))
     path = add_segment(lane, lines([1, 2]) + b"bad\n" + line(3))

@@ -91,7 +91,7 @@ def test_notes_are_bounded() -> None:
     assert notes[-1] == "and 900 more"
 
 
-@pytest.mark.parametrize("key", [None, 1, 1.5, (1, 2), True, b"x"])
+@pytest.mark.parametrize("key", [None, 1, 1.5, (1, 2), True])
 def test_key_that_is_not_text_becomes_text(key: object) -> None:
     """A key of any type gives a line that can be read."""
     back = line.decode_line(line.encode_line(span(attributes={key: "v"})))  # type: ignore[dict-item]

@@ -71,7 +71,6 @@ def _guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Names
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except OSError as error:
-        say(
-            f"{error.filename or 'The system'}: {error.strerror or error}. Check that this user may use it, then try again."
-        )
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"{where}{error.strerror or error}. Check that this user may use it, then try again.")
     return EXIT_FAILED

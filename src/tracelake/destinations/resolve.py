@@ -63,7 +63,8 @@ def _mlflow_tracking_uri(text: str) -> list[str]:
         return [text]
     if lower == "databricks" or lower.startswith(("databricks:", "databricks-uc")):
         raise TargetError(
-            f"The tracking URI is {shown_target(text)}, and distributed traces on Databricks need a Unity Catalog table. "
-            "Set TRACELAKE_DESTINATION=catalog.schema.table, or call tracelake.set_destination('catalog.schema.table')."
+            f"The tracking URI is {shown_target(text)}, and distributed traces on Databricks need a Unity Catalog "
+            "table. Set TRACELAKE_DESTINATION=catalog.schema.table, or call "
+            "tracelake.set_destination('catalog.schema.table')."
         )
     return []

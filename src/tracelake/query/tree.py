@@ -103,7 +103,9 @@ class _Tree:
         services = {service_name(span) for span in trace.spans} - {""}
         errors = sum(span.status_code == _STATUS_ERROR for span in trace.spans)
         yield self._bold(f"Trace {trace.trace_id}")
-        counts = f"{_counted(len(trace.spans), 'span')} of {_counted(len(services), 'service')}"
+        counts = _counted(len(trace.spans), "span")
+        if services:
+            counts += f" of {_counted(len(services), 'service')}"
         facts = [counts, duration_text(trace.duration_ns), _moment(trace.start_time_unix_nano)]
         yield ", ".join(facts) + (self._red(f", {_counted(errors, 'error')}") if errors else "")
         if trace.duplicates:

@@ -20,6 +20,7 @@ _MAX_NOTES = 100
 
 _HEX_DIGITS = b"0123456789abcdef"
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines  # adds the newline without a copy
 _DECODER = msgspec.json.Decoder(SpanRecord)
 _UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _Part = TypeVar("_Part", Resource, Scope)
@@ -36,10 +37,10 @@ def encode_line(record: SpanRecord) -> bytes:
             and (not record.events or all(_is_simple(event) for event in record.events))
             and (not record.links or all(_is_simple(link) for link in record.links))
         ):
-            return _encode(record) + b"\n"
+            return _encode_lines([record])
     except Exception:  # noqa: BLE001, S110 - such a key, a lone surrogate, a value that another thread is changing
         pass
-    return _encode(_tagged(degraded(record))) + b"\n"
+    return _encode_lines([_tagged(degraded(record))])
 
 
 def decode_line(line: bytes) -> SpanRecord:
