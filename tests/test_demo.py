@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -21,6 +23,16 @@ def lake(tmp_path: Path) -> Iterator[Lake]:
     with open_lake(tmp_path) as opened:
         del opened.environ["TRACELAKE_DESTINATION"]
         yield opened
+        end_shippers(opened)
+
+
+def end_shippers(lake: Lake) -> None:
+    """End the shippers that still have something to deliver, and would try for ever."""
+    for pid in lake.shippers():
+        command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+        if lake.spool.path in subprocess.run(command, capture_output=True, text=True).stdout:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 def run(lake: Lake, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

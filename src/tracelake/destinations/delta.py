@@ -8,8 +8,10 @@ https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifier
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,8 @@ from tracelake.spans import tables
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
+
+_log = logging.getLogger("tracelake.shipper")
 
 # Settings that tell whose access to a store is used. None is a secret, and none changes when a secret is rotated.
 _IDENTITY_VARIABLES = {
@@ -59,8 +63,9 @@ _STORE_EXAMPLES = {
 }
 
 # A table whose log is read from a checkpoint at most 20 commits old opens as fast after a year as on its first day.
+_CHECKPOINT_INTERVAL = "delta.checkpointInterval"
 _TABLE_PROPERTIES = {
-    "delta.checkpointInterval": "20",
+    _CHECKPOINT_INTERVAL: "20",
     "delta.logRetentionDuration": "interval 1 days",
 }
 
@@ -248,25 +253,51 @@ class DeltaSink:
             mode="ignore",  # another shipper may have been faster
             name="spans",
             description="OpenTelemetry spans, one row each, written by tracelake",
-            configuration={**_TABLE_PROPERTIES, tables.VERSION_PROPERTY: str(self._version)},
+            configuration={
+                **_TABLE_PROPERTIES,
+                "delta.dataSkippingStatsColumns": ",".join(tables.SKIPPING_COLUMNS[self._version]),
+                tables.VERSION_PROPERTY: str(self._version),
+            },
             raise_if_key_not_exists=False,
         )
 
     def _append(self, table: DeltaTable, batch: Batch, rows: _Rows) -> None:
         import pyarrow as pa
-        from deltalake import CommitProperties, Transaction, write_deltalake
+        from deltalake import CommitProperties, PostCommitHookProperties, Transaction, write_deltalake
 
         batches = iter(rows)
         first = next(batches, None)
         if first is None:
             return  # every line of the batch was bad: there is nothing whose repetition a commit would prevent
+        before = table.version()
         write_deltalake(
             table,
             pa.RecordBatchReader.from_batches(rows.schema, _chain(first, batches)),
             mode="append",
             writer_properties=_writer_properties(batch.size),
-            commit_properties=CommitProperties(app_transactions=[Transaction(batch.app_id, batch.number)]),
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(batch.app_id, batch.number, int(time.time() * 1000))]
+            ),
+            # delta-rs would read the table's files again after each commit to see whether these are due.
+            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
         )
+        self._keep_log_short(table, before)
+
+    def _keep_log_short(self, table: DeltaTable, before: int) -> None:
+        """Make a checkpoint, and let go of expired log files, when a multiple of the table's interval was passed."""
+        from deltalake.exceptions import DeltaError
+
+        interval = int(
+            table.metadata().configuration.get(_CHECKPOINT_INTERVAL, _TABLE_PROPERTIES[_CHECKPOINT_INTERVAL])
+        )
+        if table.version() // interval == before // interval:
+            return
+        try:
+            table.create_checkpoint()
+            table.cleanup_metadata()
+        except (DeltaError, OSError) as error:
+            # The batch is committed all the same; whoever passes the next multiple tries again.
+            _log.warning("%s has no new checkpoint: %s", self._location, one_line(str(error)))
 
 
 # Without these a row is not a span.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+# SQL that makes something else of a value, given the value's SQL and its DuckDB type; None for what stays as it is.
+_Leaf = Callable[[str, Any], str | None]
+
 _VIEW = "spans"
 _TABLE = "delta_table"
 _EXAMPLE = 'tracelake sql "SELECT name, count(*) AS calls FROM spans GROUP BY name"'
@@ -44,13 +47,11 @@ def sql(query: str, destination: Destination) -> pa.Table:
         ) from error
     table = open_table(destination)
     with reading(destination.target), _connect() as connection:
-        dataset = table.to_pyarrow_dataset()
-        connection.register(_TABLE, dataset)
+        connection.register(_TABLE, table.to_pyarrow_dataset())
         try:
             statement = _statement(connection, query)
-            connection.execute(f"CREATE VIEW {_VIEW} AS SELECT {_columns(dataset.schema)} FROM {_TABLE}")  # noqa: S608
-            relation = connection.sql(statement)
-            return relation.to_arrow_table()
+            _create_view(connection)
+            return _to_arrow(connection.sql(statement))
         except duckdb.Error as error:
             raise QueryError(
                 f"DuckDB refuses the query: {redact(str(error)).strip()}\n"
@@ -96,37 +97,55 @@ def _statement(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
     return statements[0]
 
 
-def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{_expression(_quoted(field.name), field.type, 0)} AS {_quoted(field.name)}" for field in schema)
+def _create_view(connection: duckdb.DuckDBPyConnection) -> None:
+    columns = _projection(connection.table(_TABLE), _incoming)
+    connection.execute(f"CREATE VIEW {_VIEW} AS SELECT {columns} FROM {_TABLE}")  # noqa: S608
 
 
-def _expression(source: str, kind: pa.DataType, depth: int) -> str:
-    """Return the SQL of a column in which each VARIANT, which delta-rs hands over as two binaries, is DuckDB's own."""
-    import pyarrow as pa
-
-    if tables.is_variant(kind):
-        metadata, value = _quoted(tables.VARIANT_METADATA), _quoted(tables.VARIANT_VALUE)
-        return f"variant_bytes_to_variant({source}.{metadata} || {source}.{value})"
-    if not _holds_variant(kind):
-        return source
-    if pa.types.is_struct(kind):
-        parts = ", ".join(
-            f"{_quoted(child.name)} := {_expression(f'{source}.{_quoted(child.name)}', child.type, depth)}"
-            for child in kind
-        )
-        return f"CASE WHEN {source} IS NOT NULL THEN struct_pack({parts}) END"
-    element = f"element_{depth}"
-    return f"list_transform({source}, lambda {element}: {_expression(element, kind.value_type, depth + 1)})"
+def _to_arrow(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    # DuckDB 1 cannot hand a VARIANT over to Arrow, and 2 can; as the struct of two binaries both can.
+    if any("VARIANT" in str(kind) for kind in relation.types):
+        relation = relation.project(_projection(relation, _outgoing))
+    return relation.to_arrow_table()
 
 
-def _holds_variant(kind: pa.DataType) -> bool:
-    import pyarrow as pa
+def _projection(relation: duckdb.DuckDBPyRelation, leaf: _Leaf) -> str:
+    columns = zip(map(_quoted, relation.columns), relation.types, strict=True)
+    return ", ".join(f"{_converted(name, kind, leaf)} AS {name}" for name, kind in columns)
 
-    if tables.is_variant(kind):
-        return True
-    if pa.types.is_struct(kind):
-        return any(_holds_variant(child.type) for child in kind)
-    return _is_list(kind) and _holds_variant(kind.value_type)
+
+def _incoming(source: str, kind: Any) -> str | None:
+    """delta-rs hands a VARIANT over as a struct of two binaries."""
+    if kind.id != "struct":
+        return None
+    children = {name: str(child) for name, child in kind.children}
+    if children != {tables.VARIANT_METADATA: "BLOB", tables.VARIANT_VALUE: "BLOB"}:
+        return None
+    metadata, value = _quoted(tables.VARIANT_METADATA), _quoted(tables.VARIANT_VALUE)
+    return f"variant_bytes_to_variant({source}.{metadata} || {source}.{value})"
+
+
+def _outgoing(source: str, kind: Any) -> str | None:
+    return f"variant_to_parquet_variant({source})" if str(kind) == "VARIANT" else None
+
+
+def _converted(source: str, kind: Any, leaf: _Leaf, depth: int = 0) -> str:
+    """Return the SQL of `source`, of the DuckDB type `kind`, with what `leaf` converts in it converted."""
+    own = leaf(source, kind)
+    if own is not None:
+        return own
+    if kind.id == "struct":
+        names = {f"{source}.{_quoted(name)}": (_quoted(name), child) for name, child in kind.children}
+        parts = {path: _converted(path, child, leaf, depth) for path, (_, child) in names.items()}
+        if any(path != part for path, part in parts.items()):
+            packed = ", ".join(f"{names[path][0]} := {part}" for path, part in parts.items())
+            return f"CASE WHEN {source} IS NOT NULL THEN struct_pack({packed}) END"
+    if kind.id == "list":
+        element = f"element_{depth}"
+        part = _converted(element, kind.children[0][1], leaf, depth + 1)
+        if part != element:
+            return f"list_transform({source}, lambda {element}: {part})"
+    return source
 
 
 def _plain(kind: pa.DataType) -> Callable[[Any], Any]:

@@ -136,34 +136,32 @@ class Recorder:
         return FlushReport(recorded, delivered, pending, dropped, quarantined, self.spool.path, tuple(errors))
 
     def flush(self, timeout_s: float) -> FlushReport:
-        """Ask for delivery of what this process recorded, and wait for it, at most `timeout_s` seconds.
+        """Ask for delivery of what this process recorded until now, and wait for it, at most `timeout_s` seconds.
 
-        Returns early when nothing is pending, when every lane that holds something is stopped by an error that
+        Returns early when none of it is pending, when every lane that holds some of it is stopped by an error that
         somebody has to mend, or when nobody ships the spool.
         """
         started_ns = time.time_ns()
         deadline_s = time.monotonic() + timeout_s
+        goals: dict[LaneWriter, int] = {}
         for writer, _ in list(self._writers.values()):
             writer.note_refusals()
-        report = self.report()
-        if not report.pending:
-            return report
-        if self.settings.shipper == "inline":
-            self._drain(deadline_s)
-            return self.report()
-        while True:
-            # Each second anew: a shipper that failed, or was replaced, in the meantime forgot that it was asked.
-            for writer in self._pending_writers():
-                writer.lane.request_flush()
-            self._watch_all(patiently=False)
-            until_s = min(deadline_s, time.monotonic() + 1.0)
-            while True:
-                report = self.report()
-                if not report.pending or self._is_hopeless(started_ns) or time.monotonic() >= deadline_s:
-                    return report
-                if time.monotonic() >= until_s:
-                    break
-                time.sleep(_POLL_S)
+            goals[writer] = writer.written
+        ask_s = 0.0
+        while waiting := [writer for writer, written in goals.items() if _account(writer, written, {}).pending]:
+            if self.settings.shipper == "inline":
+                self._drain(deadline_s)
+                break
+            if time.monotonic() >= ask_s:
+                # Each second anew: a shipper that failed, or was replaced, in the meantime forgot that it was asked.
+                ask_s = time.monotonic() + 1.0
+                for writer in waiting:
+                    writer.lane.request_flush()
+                self._watch_all(patiently=False)
+            if self._is_hopeless(waiting, started_ns) or time.monotonic() >= deadline_s:
+                break
+            time.sleep(_POLL_S)
+        return self.report()
 
     def at_exit(self) -> None:
         """Wait a bounded time for delivery, and say what is left; no longer if it is called again without new spans."""
@@ -234,20 +232,16 @@ class Recorder:
             for writer in by_age[_MAX_OPEN:]:
                 writer.close_if_idle()
 
-    def _pending_writers(self) -> list[LaneWriter]:
-        writers = [writer for writer, _ in list(self._writers.values())]
-        return [writer for writer in writers if _account(writer, writer.written, {}).pending]
-
-    def _is_hopeless(self, since_ns: int) -> bool:
-        """Say whether no lane with spans of this process will be delivered soon."""
-        for writer, identity in list(self._writers.values()):
+    def _is_hopeless(self, waiting: list[LaneWriter], since_ns: int) -> bool:
+        """Say whether none of the lanes that hold spans of this process will be delivered soon."""
+        for writer in waiting:
+            identity = self._writers[writer.lane.name][1]
             if identity is None:
                 continue
             if self.settings.shipper == "external" and not self._is_shipped(identity):
                 continue
             delivery = read_delivery(writer.lane)
-            is_stopped = delivery.state == "stopped" and delivery.since_unix_nano >= since_ns
-            if not is_stopped and _account(writer, writer.written, {}).pending:
+            if delivery.state != "stopped" or delivery.since_unix_nano < since_ns:
                 return False
         return True
 

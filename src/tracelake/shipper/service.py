@@ -64,6 +64,8 @@ class Shipper:
                     busy_s = time.monotonic()
                 elif idle_s is not None and time.monotonic() - busy_s >= idle_s:
                     workers.wait()
+                    if any(lane.pending for _, lane in self._lanes.values()):
+                        continue  # seen since the look
                     self.release()
                     # A recorder that saw the lock held just before left its spans to this shipper. One that comes now
                     # finds it free.

@@ -73,6 +73,12 @@ VARIANT_VALUE = "value"
 
 Version = Literal[1, 2]
 
+# The columns that queries skip files by. Statistics of the others would only make the table's log longer.
+SKIPPING_COLUMNS: Mapping[Version, tuple[str, ...]] = {
+    1: (TRACE_ID, NAME, START_TIME, END_TIME),
+    2: (TIME, DATE, SERVICE_NAME, TRACE_ID, NAME, START_TIME, END_TIME),
+}
+
 _STRING_MAP = {"type": "map", "keyType": "string", "valueType": "string", "valueContainsNull": True}
 
 
