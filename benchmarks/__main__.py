@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from benchmarks import importing, recording, shipping
+from benchmarks import committing, importing, recording, shipping
 
 
 def main() -> None:
@@ -20,6 +20,9 @@ def main() -> None:
             print(f"  {label:50} {figure:10.1f}")
     print(f"\nShipping {shipping.BACKLOG:,} spans that piled up: memory stays")
     for label, figure in shipping.run(shipping.BACKLOG, 1).items():
+        print(f"  {label:50} {figure:10.1f}")
+    print(f"\nCommitting {committing.SPANS} spans at a time, as the table's log grows")
+    for label, figure in committing.run().items():
         print(f"  {label:50} {figure:10.1f}")
     print("\nImporting")
     for label, value in importing.run().items():

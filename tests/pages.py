@@ -2,8 +2,8 @@
 
 What a fence and the HTML comment before it mean:
 
-- `python`: runs, all blocks of a page in one process; with `<!-- file: NAME -->` any block is written to that file instead,
-  and with `<!-- not run: REASON -->` it is only compiled.
+- `python`: runs, all blocks of a page in one process; with `<!-- not run: REASON -->` it is only compiled.
+- any kind after `<!-- file: NAME -->`: is written to that file, and does not run.
 - `text` after `<!-- prints -->`: what the block before it prints.
 - `console`: every `$ command` runs, and prints what follows it. A command that ends in ` &` is a server, which is ended
   with the page; `<!-- exit: N -->` is the exit code of the block's last command.
@@ -43,6 +43,8 @@ _VARYING = re.compile(
     r"|(?P<date>\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)"
     r"|(?P<any>\.\.\.)"
 )
+# What commands say on slow machines, so that one sees that they go on.
+_PROGRESS = re.compile(r"^tracelake: [a-z].*, \d[\d.]* (?:ms|s|min)\b.*\n", re.MULTILINE)
 _READING = re.compile(r"tracelake (show|sql|status)\b")
 _PORT = re.compile(r"(?<=127\.0\.0\.1:)8000\b|(?<=--port )8000\b")
 
@@ -136,7 +138,7 @@ class _Run:
             try:
                 assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}"
                 if printed.strip():
-                    self.expect(printed, done.stdout)
+                    self.expect(printed, _PROGRESS.sub("", done.stdout))
                 return
             except AssertionError:
                 # What another process recorded a moment ago is on its way to the table.
@@ -192,7 +194,8 @@ def _install(project: str) -> None:
     folder = Path(f"{name[1].replace('-', '_')}-{version[1]}.dist-info")
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name[1]}\nVersion: {version[1]}\n")
-    (folder / "entry_points.txt").write_text("".join(f"[{group}]\n{points}" for group, points in groups).replace('"', ""))
+    entry_points = "".join(f"[{group}]\n{points}" for group, points in groups)
+    (folder / "entry_points.txt").write_text(entry_points.replace('"', ""))
 
 
 def _plain(text: str) -> str:

@@ -8,7 +8,7 @@ import re
 _SECRET_NAME = re.compile(
     r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCOUNT_KEY|SAS_KEY|API_KEY|ACCESS_KEY", re.IGNORECASE
 )
-_URL_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+_URL_USERINFO = re.compile(r"(?<=://)[^/\s]+@")
 _SECRET_PARAMETER = re.compile(
     r"((?:sig|signature|token|secret|password|x-amz-[a-z-]+|authorization|bearer)[\"']?\s*[=: ]\s*)([^\s&\"',;]{6,})",
     re.IGNORECASE,

@@ -328,10 +328,11 @@ def test_denied_access_is_permanent(text: str) -> None:
 def test_error_does_not_show_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores put signed URLs and keys into their errors."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very/secret+key")
-    text = "https://host/path?X-Amz-Signature=abcdef123456&x=1 used very/secret+key"
+    text = "https://host/path?X-Amz-Signature=abcdef123456&x=1 by http://user:p@ssw0rd@host used very/secret+key"
     translated = str(translate(OSError(text), "s3://b/t"))
     assert "abcdef123456" not in translated
     assert "very/secret+key" not in translated
+    assert "ssw0rd" not in translated
 
 
 def test_check_finds_what_is_there(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

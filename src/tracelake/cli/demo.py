@@ -88,7 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
     program, option = _program(), _target_option(destination)
     print(f"\nOne trace, two services, one table: {destination.target}")
     print("Look further with:\n")
-    print(f"  {program} show {trace_id}{option}")
     print(f'  {program} sql "{_SQL}"{option}')
     return EXIT_OK
 

@@ -23,11 +23,12 @@ from tracelake.errors import (
     DeliveryError,
     MissingDependencyError,
     PermanentDeliveryError,
+    SettingError,
     TargetError,
     TransientDeliveryError,
 )
 from tracelake.redaction import one_line
-from tracelake.settings import load_settings
+from tracelake.settings import read_settings
 from tracelake.spans import tables
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ _IDENTITY_VARIABLES = {
     "abfss": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"),
     "gs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT"),
 }
+
+# Guessing these would make a table that nobody asked for; any other bad setting holds up no delivery.
+_SETTINGS = ("TRACELAKE_SCHEMA_VERSION", "TRACELAKE_CREATE_TABLE")
 
 # What stands before the path. A colon would be that of a password, or of a port, which none of these has.
 _BUCKET = {
@@ -141,7 +145,7 @@ class DeltaDestination:
 
         Raises:
             MissingDependencyError: delta-rs or pyarrow is not installed.
-            SettingError: a setting has a value it cannot have.
+            SettingError: the table's schema version, or whether to make it, has a value it cannot have.
         """
         try:
             import deltalake  # noqa: F401
@@ -151,7 +155,10 @@ class DeltaDestination:
                 f"Writing to {self.location} needs the package {error.name!r}, which is not installed here. "
                 "Run: pip install 'tracelake[delta]'"
             ) from error
-        settings = load_settings()
+        settings, problems = read_settings()
+        ours = [problem for problem in problems if problem.startswith(_SETTINGS)]
+        if ours:
+            raise SettingError(" ".join(ours))
         return DeltaSink(self.location, version=2 if settings.schema_version == 2 else 1, create=settings.create_table)
 
 

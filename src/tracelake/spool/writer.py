@@ -95,7 +95,7 @@ class LaneWriter:
     def refuse(self, reason: str) -> None:
         """Count a span that could not even be made into a line."""
         with self._lock:
-            self._refuse(reason, self._clock())
+            self._count_refusal(reason, self._clock())
 
     def close(self) -> None:
         """Let go of the segment; the next line starts another."""
@@ -190,11 +190,14 @@ class LaneWriter:
             self.last_reason = "the segment was removed before it was delivered"
 
     def _refuse(self, reason: str, now: float) -> bool:
-        self.refused += 1
-        self.last_reason = reason
         if now >= self._refuse_until_s:
             self._refuse_until_s = now + _REFUSE_S
             self._next_check_s = self._room = 0
+        return self._count_refusal(reason, now)
+
+    def _count_refusal(self, reason: str, now: float) -> bool:
+        self.refused += 1
+        self.last_reason = reason
         if now >= self._next_note_s:
             self._next_note_s = now + _CHECK_S
             self._note()
