@@ -107,8 +107,8 @@ def test_no_fence_is_overlooked(page: Path) -> None:
     """The blocks that are found are all the fences of a page, and no marker stands alone."""
     text = page.read_text()
     assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * len(blocks(page))
-    markers = re.findall(r"^<!-- (?:file|not run|prints|exit)\b.*", text, re.MULTILINE)
-    assert len(markers) == sum(bool(block.marker) for block in blocks(page))
+    markers = re.findall(r"^<!-- ((?:file|not run|prints|exit)\b.*) -->", text, re.MULTILINE)
+    assert markers == [block.marker for block in blocks(page) if block.marker in markers]
 
 
 def command_lines() -> Iterator[Any]:
@@ -231,6 +231,15 @@ def test_named_files_exist() -> None:
             assert (ROOT / path).exists(), f"{page.name} names {path}"
 
 
+def test_pages_that_the_code_names_exist() -> None:
+    """An error or a docstring that sends its reader to a page names one that there is."""
+    named = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        named |= set(re.findall(r"\bdocs/[\w-]+\.md", path.read_text()))
+    assert named
+    assert {path for path in named if not (ROOT / path).is_file()} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_make_targets_exist(page: Path) -> None:
     """A target of make that a page names is in the Makefile."""
@@ -267,13 +276,6 @@ def test_targets_are_those_of_the_code() -> None:
                     parse_target(target)
             schemes.add(target.partition("://")[0])
     assert set(registered_schemes()) <= schemes
-
-
-def test_prose_has_no_long_lines() -> None:
-    """No line of a page is longer than 120 characters, but those of tables, links and blocks."""
-    for page in PAGES:
-        for number, line in enumerate(prose(page).splitlines(), 1):
-            assert len(line) <= 120 or line.startswith("|") or "](" in line, f"{page.name}:{number}"
 
 
 def test_make_docs_runs_these_tests() -> None:

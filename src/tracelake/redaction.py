@@ -10,7 +10,8 @@ _SECRET_NAME = re.compile(
 )
 _URL_USERINFO = re.compile(r"(?<=://)[^/\s]+@")
 _SECRET_PARAMETER = re.compile(
-    r"((?:sig|signature|token|secret|password|x-amz-[a-z-]+|authorization|bearer)[\"']?\s*[=: ]\s*)([^\s&\"',;]{6,})",
+    r"((?:sig|signature|token|secret|password|(?:access|account|api)[_-]?key|x-amz-[a-z-]+|authorization|bearer)"
+    r"[\"']?\s*[=: ]\s*[\"']?(?:(?:bearer|basic)\s+)?)([^\s&\"',;]{6,})",
     re.IGNORECASE,
 )
 # Shorter values ("true", "1") would blank ordinary words.

@@ -21,8 +21,9 @@ from tests.shipper.conftest import make_lane
 from tracelake.settings import Settings
 from tracelake.shipper.service import Shipper
 from tracelake.spool.files import open_locked
-from tracelake.spool.lane import Lane, identity_digest
+from tracelake.spool.lane import Lane, LaneNote, identity_digest
 from tracelake.spool.ledger import read_delivery
+from tracelake.spool.notes import write_note
 from tracelake.spool.writer import LaneWriter
 
 FAST = Settings(batch_max_age_s=0.1)
@@ -188,6 +189,16 @@ def test_new_lane_is_found(lake: Lake) -> None:
     lake.spool.create()
     with running(new_service(lake)):
         add_segment(make_lane(lake, lake.table), line(1))
+        wait_until(lambda: numbers(lake.table) == [1], "the lane is delivered")
+
+
+def test_lane_that_becomes_this_identitys_is_found(lake: Lake) -> None:
+    """A lane of another identity is taken up once its note says that it is this one's."""
+    lane = make_lane(lake, lake.table, {"profile": "other"})
+    add_segment(lane, line(1))
+    with running(new_service(lake, identity={})):
+        time.sleep(0.3)  # three looks: that nothing happens has no event to wait for
+        write_note(lane.note_path, LaneNote(target=lake.table, identity={}, created_unix_nano=1))
         wait_until(lambda: numbers(lake.table) == [1], "the lane is delivered")
 
 

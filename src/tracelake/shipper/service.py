@@ -48,7 +48,7 @@ class Shipper:
         self._serves = serves
         self._locks = dict(held or {})
         self._lanes: dict[str, tuple[str, LaneShipper]] = {}
-        self._identities: dict[str, Mapping[str, str]] = {}
+        self._identities: dict[str, tuple[tuple[int, int], Mapping[str, str]]] = {}
         self._unreadable: dict[str, str] = {}
 
     def run(self, stop: threading.Event, *, idle_s: float | None = None) -> None:
@@ -150,14 +150,16 @@ class Shipper:
 
     def _identity(self, lane: Lane) -> Mapping[str, str] | None:
         """Return the identity of a lane that this shipper serves; None if it does not, or cannot be told to."""
-        identity = self._identities.get(lane.name)
-        if identity is None:
-            try:
-                # Never another for this lane: its name is made from it.
-                identity = self._identities[lane.name] = lane.note().identity
-            except (LedgerError, OSError) as error:
-                self._warn(lane, error)
-                return None
+        try:
+            found = os.stat(lane.note_path)
+            stamp = found.st_ino, found.st_mtime_ns
+            # Read anew when it was replaced only: lanes of others are looked at ten times a second, too.
+            if self._identities.get(lane.name, (None,))[0] != stamp:
+                self._identities[lane.name] = stamp, lane.note().identity
+        except (LedgerError, OSError) as error:
+            self._warn(lane, error)
+            return None
+        identity = self._identities[lane.name][1]
         return identity if self._serves(lane, identity) else None
 
     def _warn(self, lane: Lane, error: Exception) -> None:
