@@ -6,7 +6,8 @@ What a fence and the HTML comment before it mean:
 - any kind after `<!-- file: NAME -->`: is written to that file, and does not run.
 - `text` after `<!-- prints -->`: what the block before it prints.
 - `console`: every `$ command` runs, and prints what follows it. A command that ends in ` &` is a server, which is ended
-  with the page; `<!-- exit: N -->` is the exit code of the block's last command.
+  with the page; `<!-- exit: N -->` is the exit code of the block's last command. After `<!-- output with: MODULE -->`,
+  what commands print is only looked at where there is such a module: older versions of its package print other things.
 - `sh`, `yaml` and others do not run; commands of tracelake in them are parsed.
 
 In what is printed, white space is not looked at, `...` stands for anything, and ids, times and dates for others of
@@ -17,6 +18,7 @@ printed is the one meant where a later command names it. Port 8000 is a free por
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -107,9 +109,11 @@ class _Run:
             self.expect(block.text, self.printed)
         elif block.kind == "console":
             steps = list(commands(block))
-            code = int(block.marker.removeprefix("exit: ") or 0)
+            kind, _, value = block.marker.partition(": ")
+            code = int(value) if kind == "exit" else 0
+            compared = kind != "output with" or _is_there(value)
             for index, (command, printed) in enumerate(steps):
-                self.command(command, printed, code if index == len(steps) - 1 else 0)
+                self.command(command, printed if compared else "", code if index == len(steps) - 1 else 0)
         elif block.marker.startswith("file: "):
             path = Path(block.marker.removeprefix("file: "))
             path.write_text(self.here(block.text))
@@ -182,6 +186,13 @@ class _Run:
         for server in self.servers:
             server.terminate()
             server.wait(15)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package
+        return False
 
 
 def _install(project: str) -> None:

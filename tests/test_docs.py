@@ -107,7 +107,7 @@ def test_no_fence_is_overlooked(page: Path) -> None:
     """The blocks that are found are all the fences of a page, and no marker stands alone."""
     text = page.read_text()
     assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * len(blocks(page))
-    markers = re.findall(r"^<!-- ((?:file|not run|prints|exit)\b.*) -->", text, re.MULTILINE)
+    markers = re.findall(r"^<!-- ((?:file|not run|prints|exit|output with)\b.*) -->", text, re.MULTILINE)
     assert markers == [block.marker for block in blocks(page) if block.marker in markers]
 
 

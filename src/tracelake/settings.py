@@ -6,6 +6,7 @@ Settings come from the environment of the process that uses them; a shipper inhe
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast, get_args
@@ -26,8 +27,10 @@ def _list(value: str) -> tuple[str, ...]:
 
 
 def _bytes(value: str) -> int:
-    digits = value.rstrip("KMGiBkmgb ")
-    size = int(digits) * _BYTE_UNITS[value[len(digits) :].strip().upper()]
+    match = re.fullmatch(r"(\d+) ?([a-zA-Z]*)", value)
+    if match is None or match[2].upper() not in _BYTE_UNITS:
+        raise ValueError("not a whole number, alone or with KB, MB, GB, KiB, MiB or GiB")
+    size = int(match[1]) * _BYTE_UNITS[match[2].upper()]
     if size < 1024:
         raise ValueError("less than 1024 bytes")
     return size

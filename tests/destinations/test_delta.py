@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -369,3 +370,23 @@ def test_check_finds_what_a_write_would(table: Table, monkeypatch: pytest.Monkey
     (finding,) = DeltaDestination(table.path).check()
     assert finding.severity == "error"
     assert "TRACELAKE_SCHEMA_VERSION" in finding.seen
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc to tell files by their descriptors")
+def test_commit_to_a_local_table_is_on_the_disk(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log, the data and their directories are synced before a batch counts as delivered."""
+    synced: set[str] = set()
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    for number in (1, 2):
+        synced.clear()
+        table.open().write(batch(number, spans(3)))
+        added = [action["add"]["path"] for action in actions(table.path) if "add" in action]
+        log = os.path.join(table.path, "_delta_log")
+        expected = {table.path, log, os.path.join(log, f"{number:020d}.json"), os.path.join(table.path, added[-1])}
+        assert expected <= synced

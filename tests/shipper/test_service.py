@@ -211,8 +211,8 @@ def test_missing_spool_is_waited_for(lake: Lake) -> None:
         wait_until(lambda: numbers(lake.table) == [1], "the lane is delivered")
 
 
-def test_spool_removed_under_two_shippers_is_delivered_once(lake: Lake) -> None:
-    """After `rm -rf` of the spool a second shipper can take a lock of its own: one of them has to give way."""
+def test_spool_removed_under_two_shippers_is_delivered_once(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
+    """After `rm -rf` of the spool a second shipper can take a lock of its own: the first sees that its lock is dead."""
     make_lane(lake, lake.table)
     with running(new_service(lake)) as first:
         add_segment(make_lane(lake, lake.table), line(0))
@@ -226,6 +226,7 @@ def test_spool_removed_under_two_shippers_is_delivered_once(lake: Lake) -> None:
             wait_until(lambda: len(numbers(lake.table)) >= 30, "all is delivered")
             assert first.is_alive()
     assert numbers(lake.table) == list(range(30))
+    assert caplog.text.count("the lock of identity") == 1
 
 
 def test_stop_finishes_the_batch_under_way(lake: Lake, lane: Lane) -> None:

@@ -30,6 +30,7 @@ from tracelake.errors import (
 from tracelake.redaction import one_line
 from tracelake.settings import read_settings
 from tracelake.spans import tables
+from tracelake.spool.files import sync_dir
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -288,6 +289,8 @@ class DeltaSink:
             # delta-rs would read the table's files again after each commit to see whether these are due.
             post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
         )
+        if os.path.isabs(self._location):
+            _sync_commits(self._location, before, table.version())
         self._keep_log_short(table, before)
 
     def _keep_log_short(self, table: DeltaTable, before: int) -> None:
@@ -415,6 +418,27 @@ def _local_path(path: str) -> str:
             "Name a directory without it."
         )
     return absolute
+
+
+def _sync_commits(location: str, first: int, last: int) -> None:
+    """Make the commits of a local table survive a power loss: delta-rs leaves them to the page cache.
+
+    The spool lets go of spans that are delivered, so they must not be less durable here than they were there.
+    """
+    log = os.path.join(location, "_delta_log")
+    directories = {location, log}
+    for version in range(first, last + 1):
+        commit = os.path.join(log, f"{version:020d}.json")
+        with open(commit, "rb") as file:
+            actions = [json.loads(line) for line in file]
+            os.fsync(file.fileno())
+        for path in (unquote(action["add"]["path"]) for action in actions if "add" in action):
+            data = os.path.join(location, path)
+            with open(data, "rb") as file:
+                os.fsync(file.fileno())
+            directories.add(os.path.dirname(data))
+    for directory in directories:
+        sync_dir(directory)
 
 
 def _writer_properties(size: int) -> Any:

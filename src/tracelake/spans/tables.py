@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 # The table property that holds the schema version, "1" or "2".
 VERSION_PROPERTY = "otel.schemaVersion"
 
-# What a version 2 table is clustered by.
-CLUSTERING_COLUMNS = ("time", "service_name", "trace_id")
-
 # The texts of the `kind` and `status.code` columns; the position is the OTLP number.
 SPAN_KINDS = (
     "SPAN_KIND_UNSPECIFIED",
