@@ -256,7 +256,7 @@ def test_note_of_a_lost_ledger_stops_the_lane(lake: Lake, lane: Lane, new_shippe
 def test_ledger_written_by_another_shipper_is_read_anew(lake: Lake, lane: Lane, new_shipper: NewShipper) -> None:
     """Two shippers that both believe to hold the lane, because its lock file was removed.
 
-    With the ledger of before, the second would give its batch a number that the table has, and nothing would be written.
+    With the ledger of before, a batch would get a number that the table has, and nothing of it would be written.
     """
     shippers = [new_shipper(lane), new_shipper(lane)]
     for number in range(10):

@@ -111,7 +111,7 @@ def test_duckdb_reads_the_maps_of_version_1(table: tuple[tables.Version, DeltaTa
 
 
 @pytest.fixture(scope="module")
-def spark() -> Iterator[Any]:
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A local Spark with Delta; the first run downloads its packages from Maven Central."""
     sql = pytest.importorskip("pyspark.sql", reason="pyspark is not installed: pip install 'tracelake[spark]'")
     if shutil.which("java") is None:
@@ -126,6 +126,7 @@ def spark() -> Iterator[Any]:
         "spark.ui.enabled": "false",
         "spark.sql.shuffle.partitions": "1",
         "spark.sql.session.timeZone": "UTC",
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
     }
     builder = sql.SparkSession.builder.master("local[1]").appName("tracelake tests")
     for key, value in settings.items():

@@ -182,8 +182,9 @@ class Recorder:
         self._written_at_exit = -1
         self._next_watch_s = 0.0
         self._watches = {}
-        # delta-rs does not survive a fork: where it ran, the child only records, and the parent's shipper delivers.
-        self._may_ship = "deltalake" not in sys.modules
+        # delta-rs does not survive a fork: where it ran, or a thread was about to load it, the child only records, and
+        # the parent's shipper delivers. An import that was under way could never end in the child.
+        self._may_ship = self._may_ship and self._thread is None and "deltalake" not in sys.modules
         for writer, _ in self._writers.values():
             writer.after_fork_in_child()
         if self._thread is not None:
