@@ -13,6 +13,7 @@ What is not in this module, in `tracelake.testing` or in the command line is pri
 
 from tracelake.destinations.base import Batch, Destination, Finding, Rejection, Sink
 from tracelake.errors import (
+    BatchExistsError,
     ConfigurationError,
     DamageError,
     DeliveryError,
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActiveSpan",
     "Batch",
+    "BatchExistsError",
     "ConfigurationError",
     "DamageError",
     "DeliveryError",

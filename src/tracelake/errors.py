@@ -8,6 +8,7 @@ TracelakeError
 ├── DeliveryError                 raised by a sink, handled by the shipper
 │   ├── TransientDeliveryError    try again soon
 │   └── PermanentDeliveryError    someone has to act; tried again on a slow clock
+│       └── BatchExistsError      the destination has a batch that was never sent to it
 ├── DamageError                   look at damaged data
 │   ├── LineError                 one line of a segment cannot be read
 │   └── LedgerError               a lane's ledger or in-flight note cannot be trusted
@@ -52,6 +53,10 @@ class TransientDeliveryError(DeliveryError):
 
 class PermanentDeliveryError(DeliveryError):
     """The same write will fail until someone acts."""
+
+
+class BatchExistsError(PermanentDeliveryError):
+    """The destination has a batch of this name and number, which was never sent to it."""
 
 
 class DamageError(TracelakeError):

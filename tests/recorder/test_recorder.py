@@ -20,6 +20,7 @@ from deltalake import write_deltalake
 from tests.lake import Lake, wait_until
 from tests.numbered import numbers, record
 from tracelake.destinations.targets import parse_target
+from tracelake.recorder import recorder as recorder_module
 from tracelake.recorder.recorder import Recorder, Route
 from tracelake.recorder.report import FlushReport
 from tracelake.settings import Settings, ShipperMode
@@ -227,8 +228,9 @@ def test_full_lane_is_said_once_with_totals(lake: Lake, caplog: pytest.LogCaptur
     assert len([entry for entry in caplog.records if entry.levelno >= logging.WARNING]) == 1
 
 
-def test_many_destinations_do_not_run_out_of_files(lake: Lake) -> None:
+def test_many_destinations_do_not_run_out_of_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hundred tenants, written by several threads in turn: 128 segments are open, no span is lost, none waits."""
+    monkeypatch.setattr(recorder_module, "_MAX_OPEN", 128)  # what a limit of 512 files or fewer gives
     recorder = new_recorder(lake, "external")
     routes = [recorder.route((parse_target(f"{lake.root}/tenant {number}"),)) for number in range(200)]
 

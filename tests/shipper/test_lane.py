@@ -265,6 +265,30 @@ def test_ledger_written_by_another_shipper_is_read_anew(lake: Lake, lane: Lane, 
         assert numbers(lake.table) == list(range(number + 1))
 
 
+def test_restored_spool_does_not_take_its_spans_for_those_that_are_there(
+    lake: Lake, lane: Lane, new_shipper: NewShipper
+) -> None:
+    """The ledger of a backup repeats the number of a batch that the table has, with other spans in it."""
+    add_segment(lane, line(1))
+    ship_all(new_shipper(lane))
+    backup = Path(lane.ledger_path).read_bytes()
+    add_segment(lane, line(2))
+    ship_all(new_shipper(lane))
+    Path(lane.ledger_path).write_bytes(backup)
+    path = add_segment(lane, line(3))
+    for _ in range(2):
+        ship_all(new_shipper(lane))
+        delivery = read_delivery(lane)
+        assert delivery.state == "stopped"
+        assert "already has batch 2" in delivery.error
+        assert f"remove {lane.ledger_path}" in delivery.error
+        assert numbers(lake.table) == [1, 2]
+        assert os.path.exists(path)
+    os.unlink(lane.ledger_path)
+    ship_all(new_shipper(lane))
+    assert numbers(lake.table) == [1, 2, 3]
+
+
 def test_lane_that_was_removed_and_came_back_is_delivered(lake: Lake, lane: Lane, new_shipper: NewShipper) -> None:
     """A shipper goes on with what it finds, under a new ledger."""
     shipper = new_shipper(lane)

@@ -46,7 +46,7 @@ def spans(lake: Lake, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Ca
 def use_provider(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     provider = TracerProvider(shutdown_on_exit=False, **options)
     provider.add_span_processor(SpanRecorder(recorder))
-    monkeypatch.setattr(otel_trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(otel_trace, "get_tracer_provider", lambda: provider)
     monkeypatch.setattr(frontend, "install", lambda: None)
 
 

@@ -45,13 +45,14 @@ class Batch:
 
     `app_id` and `number` identify the batch for ever: numbers of one `app_id` only grow, and a batch that is tried
     again has the same ones. `size` is its bytes in the spool. `chunks()` reads its spans in pieces of a few thousand,
-    from the start each time, always the same.
+    from the start each time, always the same. `retried` is False only if it is certain that the batch was never tried.
     """
 
     app_id: str
     number: int
     size: int
     chunks: Callable[[], Iterator[list[SpanRecord]]]
+    retried: bool = True
 
 
 class Sink(Protocol):
@@ -67,6 +68,8 @@ class Sink(Protocol):
         Raises:
             TransientDeliveryError: the same write may succeed soon.
             PermanentDeliveryError: somebody has to act first.
+            BatchExistsError: the destination holds this batch, which was not `retried`, so it holds other spans under
+                the same name: those of a copy of the spool.
         """
 
     def close(self) -> None:

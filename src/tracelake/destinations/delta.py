@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from tracelake.destinations.base import Batch, Finding, Rejection, shown_target
 from tracelake.errors import (
+    BatchExistsError,
     ConfigurationError,
     DeliveryError,
     MissingDependencyError,
@@ -183,6 +184,11 @@ class DeltaSink:
             self.version(table)
             rows.schema = self.schema(table)
             if (table.transaction_version(batch.app_id) or 0) >= batch.number:
+                if not batch.retried:
+                    raise BatchExistsError(
+                        f"The table {self._location} already has batch {batch.number} of {batch.app_id}. "
+                        "See whether a copy of the spool is delivered from elsewhere."
+                    )
                 for _ in rows:
                     continue  # only to know again what was rejected
             else:

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import resource
 import sys
 import threading
 import time
@@ -35,7 +36,7 @@ _POLL_S = 0.02
 # A refusal is logged at most this often, with the total.
 _COMPLAIN_S = 60.0
 # Segments held open at a time: a service with a destination for each of a thousand tenants must not run out of files.
-_MAX_OPEN = 128
+_MAX_OPEN = max(128, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, 16_384))
 
 
 @dataclass(frozen=True, eq=False)

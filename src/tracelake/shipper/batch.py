@@ -95,10 +95,10 @@ class BatchReader:
         self.spans: dict[str, int] = {}
         self._read = False
 
-    def batch(self, app_id: str, number: int) -> Batch:
+    def batch(self, app_id: str, number: int, *, retried: bool) -> Batch:
         """Return the batch as a sink takes it."""
         size = sum(item.end - item.start for _, item in self._segments)
-        return Batch(app_id, number, size, self.chunks)
+        return Batch(app_id, number, size, self.chunks, retried)
 
     def chunks(self) -> Iterator[list[SpanRecord]]:
         """Yield the spans in pieces; counts them by writer in `spans`."""

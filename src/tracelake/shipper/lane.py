@@ -9,7 +9,14 @@ from collections.abc import Callable
 
 from tracelake.destinations.base import Destination, Sink
 from tracelake.destinations.targets import parse_target
-from tracelake.errors import ConfigurationError, DamageError, LedgerError, PermanentDeliveryError, TracelakeError
+from tracelake.errors import (
+    BatchExistsError,
+    ConfigurationError,
+    DamageError,
+    LedgerError,
+    PermanentDeliveryError,
+    TracelakeError,
+)
 from tracelake.redaction import one_line
 from tracelake.settings import Settings
 from tracelake.shipper.backoff import Backoff
@@ -108,7 +115,7 @@ class LaneShipper:
                 "Remove it to deliver all of the lane again; spans that were delivered are then there twice."
             )
         if note.batch > ledger.batch:
-            self._deliver(ledger, note)
+            self._deliver(ledger, note, retried=True)
         else:
             clear_in_flight(self.lane)
         return True
@@ -128,12 +135,19 @@ class LaneShipper:
             return False
         note = InFlight(ledger.app_id, ledger.batch + 1, plan.ranges, time.time_ns())
         write_in_flight(self.lane, note)
-        self._deliver(ledger, note)
+        try:
+            self._deliver(ledger, note, retried=False)
+        except BatchExistsError as error:
+            clear_in_flight(self.lane)  # or its spans would be taken for those that are there
+            raise LedgerError(
+                f"{error} If the spool was restored from a backup, remove {self.lane.ledger_path} to deliver all "
+                "of the lane under a new name; spans that were delivered are then there twice."
+            ) from error
         return plan.full
 
-    def _deliver(self, ledger: Ledger, note: InFlight) -> None:
+    def _deliver(self, ledger: Ledger, note: InFlight, *, retried: bool) -> None:
         reader = BatchReader(self.lane, note.ranges)
-        rejections = self._open().write(reader.batch(note.app_id, note.batch))
+        rejections = self._open().write(reader.batch(note.app_id, note.batch, retried=retried))
         reader.count()
         reader.set_aside(rejections)
         for item in reader.missing:

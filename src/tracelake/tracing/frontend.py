@@ -176,10 +176,22 @@ def _start(name: str, span_type: str, attributes: Mapping[str, Any] | None) -> A
         install()
     except TracelakeError as error:
         current_recorder().say("Spans of tracelake.start_span are not recorded. %s", error)
-    span = ActiveSpan(otel_trace.get_tracer("tracelake").start_span(name))
+    span = ActiveSpan(_tracer().start_span(name))
     span.set_attribute(SPAN_TYPE, span_type)
     span.set_attributes(attributes or {})
     return span
+
+
+_last_tracer: tuple[otel_trace.TracerProvider, otel_trace.Tracer] | None = None
+
+
+def _tracer() -> otel_trace.Tracer:
+    """Return the tracer of the global provider. Kept: a provider that is asked takes a lock, signal handler or not."""
+    global _last_tracer
+    provider = otel_trace.get_tracer_provider()
+    if _last_tracer is None or _last_tracer[0] is not provider:
+        _last_tracer = provider, provider.get_tracer("tracelake")
+    return _last_tracer[1]
 
 
 @contextlib.contextmanager
