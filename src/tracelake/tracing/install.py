@@ -75,10 +75,10 @@ def install(service_name: str | None = None) -> None:
     if service_name is None and _installed is not None and _installed[0] is provider:
         return
     with _lock:
+        provider = trace.get_tracer_provider()  # again: another thread may have made it
         if isinstance(provider, trace.ProxyTracerProvider):
             resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
-            # Not at exit: the recorder waits for delivery itself, and spans may still end after the provider's turn.
-            trace.set_tracer_provider(TracerProvider(resource=resource, shutdown_on_exit=False))
+            trace.set_tracer_provider(TracerProvider(resource=resource))
             provider = trace.get_tracer_provider()
         if _installed is None or _installed[0] is not provider:
             add = getattr(provider, "add_span_processor", None)
