@@ -272,8 +272,9 @@ def test_restored_spool_does_not_take_its_spans_for_those_that_are_there(
     add_segment(lane, line(1))
     ship_all(new_shipper(lane))
     backup = Path(lane.ledger_path).read_bytes()
-    add_segment(lane, line(2))
+    delivered = add_segment(lane, line(2))
     ship_all(new_shipper(lane))
+    os.unlink(delivered)  # as the next look at the lane would; a ledger of before knows nothing of it
     Path(lane.ledger_path).write_bytes(backup)
     path = add_segment(lane, line(3))
     for _ in range(2):
