@@ -97,6 +97,20 @@ def test_flush_waits_no_longer_than_its_timeout(lake: Lake) -> None:
     assert 0.5 <= time.monotonic() - started_s < 5
 
 
+def test_thread_delivers_where_no_process_can_be_started(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mode is `process`, and the image has no shell."""
+    monkeypatch.setattr(recorder_module.launch, "_SHELL", str(lake.root / "no-shell"))
+    recorder = new_recorder(lake, "process")
+    recorder.set_default((parse_target(lake.table),))
+    add(recorder, 1, 2)
+    try:
+        assert recorder.flush(20).complete
+    finally:
+        assert recorder._thread is not None
+        recorder._thread.stop(20)
+    assert numbers(lake.table) == [1, 2]
+
+
 def test_flush_of_a_busy_app_waits_for_earlier_spans_only(threaded: Recorder) -> None:
     """Spans that go on ending while it waits do not keep it waiting."""
     stop = threading.Event()

@@ -168,6 +168,16 @@ def test_child_forked_during_a_launch_holds_no_lock(lake: Lake) -> None:
     assert holding == 0
 
 
+def test_shipper_without_a_shell_is_impossible_and_leaves_the_lock(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image without one: the recorder then delivers in a thread, which needs the lock."""
+    lake.spool.create()
+    monkeypatch.setattr(launch, "_SHELL", str(lake.root / "no-shell"))
+    assert launch.start_process(lake.spool, {}) == "impossible"
+    descriptor = open_locked(lake.spool.lock_path({}))
+    assert descriptor is not None
+    os.close(descriptor)
+
+
 def test_shipper_without_an_interpreter_is_impossible(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside uWSGI or a frozen program, `sys.executable` is not Python, and nothing is started."""
     monkeypatch.setattr(sys, "executable", "/usr/sbin/uwsgi")

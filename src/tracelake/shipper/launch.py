@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tracelake.shipper.service import Shipper
 
 _MAX_LOG_BYTES = 2**20
+_SHELL = "/bin/sh"
 
 # Where the `sitecustomize` of `opentelemetry-instrument` is, which would instrument the shipper, too.
 _AUTO_INSTRUMENTATION = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
@@ -37,7 +38,7 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
     process is nobody's child: its end cannot be mistaken for that of a process the app started.
 
     Raises:
-        SpoolError, OSError: the lock cannot be taken, or the process cannot be started.
+        SpoolError, OSError: the lock cannot be taken, or the log cannot be opened.
     """
     python = _python()
     if python is None:
@@ -53,7 +54,7 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
             command = [python, "-m", "tracelake.shipper", spool.path, identity_digest(identity), str(lock)]
             # The shell puts the shipper in the background and ends, so that this waits for a millisecond only.
             launcher = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                ["/bin/sh", "-c", '"$@" &', "sh", *command],
+                [_SHELL, "-c", '"$@" &', "sh", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -62,6 +63,8 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
                 env=_environment(),
             )
             return "started" if launcher.wait() == 0 else "impossible"
+        except OSError:
+            return "impossible"  # an image without a shell, a process that may start no other
         finally:
             os.close(log)
     finally:
