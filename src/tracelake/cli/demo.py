@@ -25,6 +25,7 @@ from tracelake.destinations.targets import parse_target
 from tracelake.errors import MissingDependencyError, QueryError, TracelakeError
 from tracelake.query.traces import Trace, get_trace
 from tracelake.query.tree import service_name
+from tracelake.shipper.launch import module_command
 from tracelake.spans.record import SpanRecord
 
 _DETAILS = """
@@ -111,17 +112,17 @@ def _run_services(destination: Destination) -> str:
     """Run both services until their spans are delivered; return the trace's id."""
     deadline_s = time.monotonic() + _TIMEOUT_S
     environment = _environment(destination)
-    python = [sys.executable, "-m"]
     with contextlib.ExitStack() as stack:
         # Bound here and handed over, so that no other program can take the port in between.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port, number = listener.getsockname()[1], listener.fileno()
-            service = ["uvicorn", "tracelake.cli.demo_callee:app", "--fd", str(number), "--log-level", "warning"]
-            callee = stack.enter_context(started("service", [*python, *service], environment, (number,)))
+            service = ["tracelake.cli.demo_callee:app", "--fd", str(number), "--log-level", "warning"]
+            uvicorn = module_command(sys.executable, "uvicorn")
+            callee = stack.enter_context(started("service", [*uvicorn, *service], environment, (number,)))
         if callee.line(remaining(deadline_s)) != "ready":
             raise ProcessError("The service did not start as it should. Run the demo again.")
-        agent = ["tracelake.cli.demo_caller", f"http://127.0.0.1:{port}"]
-        with started("agent", [*python, *agent], environment) as caller:
+        agent = module_command(sys.executable, "tracelake.cli.demo_caller")
+        with started("agent", [*agent, f"http://127.0.0.1:{port}"], environment) as caller:
             answer = json.loads(caller.line(remaining(deadline_s)))
         _check_delivered("agent", answer["report"])
         callee.ask_to_end()
@@ -136,8 +137,7 @@ def _environment(destination: Destination) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("OTEL_") and name != "TRACELAKE_SHIPPER"
     }
-    # The shipper ends soon after the demo. Modules of the current directory must not take the place of installed ones.
-    ours = {"TRACELAKE_SHIPPER_IDLE": "2", "NO_PROXY": "127.0.0.1", "PYTHONSAFEPATH": "1"}
+    ours = {"TRACELAKE_SHIPPER_IDLE": "2", "NO_PROXY": "127.0.0.1"}  # the shipper ends soon after the demo
     return {**kept, **ours, "TRACELAKE_DESTINATION": destination.target}
 
 

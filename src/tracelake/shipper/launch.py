@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _MAX_LOG_BYTES = 2**20
 _SHELL = "/bin/sh"
+# What `-P -m MODULE` does, which Python 3.10 does not have.
+_RUN_MODULE = (
+    "import sys; sys.path[:] = filter(None, sys.path); import runpy; "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 
 # Where the `sitecustomize` of `opentelemetry-instrument` is, which would instrument the shipper, too.
 _AUTO_INSTRUMENTATION = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
@@ -51,7 +56,7 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
     try:
         log = _open_log(spool.log_path(identity))
         try:
-            command = [python, "-m", "tracelake.shipper", spool.path, identity_digest(identity), str(lock)]
+            command = [*module_command(python, "tracelake.shipper"), spool.path, identity_digest(identity), str(lock)]
             # The shell puts the shipper in the background and ends, so that this waits for a millisecond only.
             launcher = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
                 [_SHELL, "-c", '"$@" &', "sh", *command],
@@ -71,6 +76,13 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
         with no_fork:
             _locks_in_hand.pop(lock, None)
             os.close(lock)
+
+
+def module_command(python: str, module: str) -> list[str]:
+    """Return the command that runs a module, and takes no module of the current directory for an installed one."""
+    if sys.version_info >= (3, 11):
+        return [python, "-P", "-m", module]
+    return [python, "-c", _RUN_MODULE, module]
 
 
 def after_fork_in_child() -> None:
@@ -134,8 +146,8 @@ def _open_log(path: str) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Return the app's environment, for a process that is not traced and takes no modules of the app's directory."""
-    environment = {**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONSAFEPATH": "1"}
+    """Return the app's environment, for a process that is not traced."""
+    environment = {**os.environ, "OTEL_SDK_DISABLED": "true"}
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if not path.endswith(_AUTO_INSTRUMENTATION))
     return environment
