@@ -129,7 +129,8 @@ def test_terminated_shipper_delivers_what_is_there(lake: Lake, lane: Lane, monke
 
 
 FORKING = """
-import os, sys, threading, time
+import os, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, of what is tested here: fork with threads
 from tracelake.recorder.recorder import current_recorder
 from tracelake.shipper import launch
 
