@@ -69,6 +69,7 @@ class Recorder:
         self._watches: dict[str, _Watch] = {}
         self._thread: launch.ShipperThread | None = None
         self._may_ship = True
+        self._drains = False
         self._next_watch_s = 0.0
         self._next_complaint_s = 0.0
         self._exit_deadline_s = 0.0
@@ -150,7 +151,7 @@ class Recorder:
             goals[writer] = writer.written
         ask_s = 0.0
         while waiting := [writer for writer, written in goals.items() if _account(writer, written, {}).pending]:
-            if self.settings.shipper == "inline":
+            if self.settings.shipper == "inline" or self._drains:
                 self._drain(deadline_s)
                 break
             if time.monotonic() >= ask_s:
@@ -301,7 +302,10 @@ class Recorder:
         if self._may_ship:
             if self._thread is None:
                 self._thread = launch.ShipperThread(self.spool, self.settings)
-            self._thread.serve(identity)
+            try:
+                self._thread.serve(identity)
+            except RuntimeError:
+                self._drains = True  # early versions of Python 3.12 start no thread once the main one has ended
         return "running"
 
     def _drain(self, deadline_s: float) -> None:

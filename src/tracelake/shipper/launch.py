@@ -5,6 +5,7 @@ Loads nothing heavy: it runs in the app.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from tracelake.spool.lane import Spool, identity_digest
 
 if TYPE_CHECKING:
     from tracelake.shipper.service import Shipper
+
+_log = logging.getLogger("tracelake.shipper")
 
 _MAX_LOG_BYTES = 2**20
 _SHELL = "/bin/sh"
@@ -105,12 +108,17 @@ class ShipperThread:
         self._shipper: Shipper | None = None
 
     def serve(self, identity: Mapping[str, str]) -> None:
-        """Deliver the lanes of an identity, too; starts the thread if it is not running."""
+        """Deliver the lanes of an identity, too; starts the thread if it is not running.
+
+        Raises:
+            RuntimeError: no thread can be started any more, because the interpreter is ending.
+        """
         self._identities.add(identity_digest(identity))
         if self._thread is None or not self._thread.is_alive():
             self._stop.clear()
-            self._thread = threading.Thread(target=self._run, name="tracelake-shipper", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="tracelake-shipper", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def stop(self, timeout_s: float) -> None:
         """Ask the thread to end after the batch under way, and wait for that."""
@@ -132,6 +140,8 @@ class ShipperThread:
         )
         try:
             self._shipper.run(self._stop)
+        except RuntimeError as error:
+            _log.info("the shipper's thread ended, the recorder delivers by itself: %s", error)
         finally:
             self._shipper.release()
 
