@@ -16,7 +16,7 @@ from tracelake.destinations.targets import parse_target
 from tracelake.errors import TracelakeError
 from tracelake.settings import load_settings
 from tracelake.shipper.service import Shipper
-from tracelake.shipper.status import UNRESOLVED_KEY, LaneStatus, is_shipped, read_status
+from tracelake.shipper.status import UNRESOLVED_KEY, LaneStatus, read_status
 from tracelake.spool.lane import Lane, Spool, identity_digest
 from tracelake.spool.ledger import pending_bytes
 from tracelake.spool.segment import FORMAT_VERSION
@@ -94,7 +94,7 @@ class LaneChoice:
         if here != dict(identity):
             return f"it belongs to the access {_text(identity)}, and this environment gives {_text(here)}"
         # A lock of our own would look the same: it is held by this process, in another open file.
-        if identity_digest(identity) not in self._ours and is_shipped(self._spool, identity):
+        if identity_digest(identity) not in self._ours and self._spool.is_shipped(identity):
             return "another shipper delivers it"
         return ""
 

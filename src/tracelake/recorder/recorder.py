@@ -22,7 +22,7 @@ from tracelake.settings import Settings, read_settings
 from tracelake.shipper import launch
 from tracelake.spans.line import encode_line
 from tracelake.spans.record import SpanRecord
-from tracelake.spool.files import no_fork, open_locked
+from tracelake.spool.files import no_fork
 from tracelake.spool.lane import Spool, identity_digest
 from tracelake.spool.ledger import Account, read_account, read_delivery, read_ledger
 from tracelake.spool.writer import LaneWriter
@@ -249,14 +249,9 @@ class Recorder:
         return True
 
     def _is_shipped(self, identity: dict[str, str]) -> bool:
-        with no_fork:
-            try:
-                descriptor = open_locked(self.spool.lock_path(identity))
-            except (OSError, TracelakeError):
-                return False
-            if descriptor is None:
-                return True
-            os.close(descriptor)
+        try:
+            return self.spool.is_shipped(identity)
+        except TracelakeError:
             return False
 
     def _watch_all(self, *, patiently: bool = True) -> None:

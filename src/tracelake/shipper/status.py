@@ -9,7 +9,6 @@ from typing import Literal
 
 from tracelake.errors import LedgerError, LineError, SpoolError
 from tracelake.spans.line import decode_line
-from tracelake.spool.files import lock
 from tracelake.spool.lane import Lane, Spool, identity_digest
 from tracelake.spool.ledger import Delivery, Ledger, read_in_flight, read_ledger, read_refusals
 from tracelake.spool.notes import read_note
@@ -131,7 +130,7 @@ def read_lane_status(spool: Spool, lane: Lane) -> LaneStatus:
     for segment in segments:
         pending.add(segment, ledger.offsets.get(segment.name, 0))
     refusals = sorted(read_refusals(lane), key=lambda refusal: refusal.last_unix_nano)
-    running = bool(target) and is_shipped(spool, identity)
+    running = bool(target) and spool.is_shipped(identity)
     return LaneStatus(
         name=lane.name,
         path=lane.path,
@@ -156,18 +155,6 @@ def read_lane_status(spool: Spool, lane: Lane) -> LaneStatus:
         batch_in_flight=in_flight,
         damage=tuple(damage),
     )
-
-
-def is_shipped(spool: Spool, identity: Mapping[str, str]) -> bool:
-    """Say whether a shipper of this identity runs, by asking for its lock for a moment."""
-    try:
-        descriptor = os.open(spool.lock_path(identity), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        return not lock(descriptor, shared=True)
-    finally:
-        os.close(descriptor)
 
 
 class _Pending:

@@ -156,3 +156,21 @@ def open_locked(path: str) -> int | None:
         os.close(descriptor)
         if not taken:
             return None
+
+
+def is_locked(path: str) -> bool:
+    """Say whether a file is there and its lock is held, by asking for it for a moment.
+
+    Raises:
+        OSError: it cannot be opened.
+        SpoolError: the file system has no locks.
+    """
+    with no_fork:  # a child with a copy of this descriptor would hold the lock for its life
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            return not lock(descriptor, shared=True)
+        finally:
+            os.close(descriptor)

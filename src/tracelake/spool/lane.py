@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from tracelake.errors import LedgerError, SpoolError
-from tracelake.spool.files import make_private_dir
+from tracelake.spool.files import is_locked, make_private_dir
 from tracelake.spool.notes import NOTE_VERSION, read_note, write_note
 from tracelake.spool.segment import Segment, list_segments
 
@@ -151,6 +151,17 @@ class Spool:
     def lock_path(self, identity: Mapping[str, str]) -> str:
         """Return the path of the lock that the one shipper of an identity holds."""
         return os.path.join(self.shippers_dir, f"{identity_digest(identity)}.lock")
+
+    def is_shipped(self, identity: Mapping[str, str]) -> bool:
+        """Say whether a shipper of an identity runs.
+
+        Raises:
+            SpoolError: the file system has no locks.
+        """
+        try:
+            return is_locked(self.lock_path(identity))
+        except OSError:
+            return False
 
     def log_path(self, identity: Mapping[str, str]) -> str:
         """Return the path of the log that a shipper process of an identity writes."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tracelake.spool.files import lock, remove_file
+from tracelake.spool.files import is_locked, lock, remove_file
 
 # The only line format so far. A segment of a newer one is left alone, and said to be there by `tracelake status`.
 FORMAT_VERSION = 1
@@ -41,14 +41,7 @@ class Segment:
 
     def is_open(self) -> bool:
         """Say whether its writer may still append to it."""
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return False
-        try:
-            return not lock(descriptor, shared=True)
-        finally:
-            os.close(descriptor)
+        return is_locked(self.path)
 
     def count_lines(self, start: int, end: int) -> int:
         """Return how many whole lines there are from `start` to `end`; none if the file is gone."""
