@@ -57,9 +57,7 @@ def caller_of(trace: str) -> str:
 def start_server(lake: Lake, *command: str, **environ: str) -> tuple[subprocess.Popen[str], Client]:
     process = lake.start(*command, PYTHONPATH=APPS, **environ)
     port = wait_until(lambda: _port(lake, process), "the server listens")
-    # gunicorn forgets a SIGTERM that comes while a worker starts.
-    workers = 0 if "--preload" in command else int(re.findall(r"gunicorn.*--workers=(\d)|$", " ".join(command))[0] or 0)
-    wait_until(lambda: lake.output(process).count("application is loaded") >= workers, "all workers are up")
+    _wait_for_workers(lake, process)
     return process, Client(port)
 
 
@@ -75,10 +73,23 @@ def _port(lake: Lake, process: subprocess.Popen[str]) -> int:
 
 
 def gunicorn(*options: str) -> Sequence[str]:
-    return (str(BIN / "gunicorn"), "--bind=127.0.0.1:0", "--no-control-socket", *options, "wsgi_app:application")
+    common = (f"--config={APPS}/gunicorn_hooks.py", "--bind=127.0.0.1:0", "--no-control-socket")
+    return (str(BIN / "gunicorn"), *common, *options, "wsgi_app:application")
+
+
+def _wait_for_workers(lake: Lake, process: subprocess.Popen[str]) -> None:
+    """See that no worker of gunicorn is just starting: it forgets a SIGTERM that comes before it can handle it."""
+    wanted = re.search(r"gunicorn_hooks.*--workers=(\d)", str(process.args))
+
+    def ready() -> bool:
+        output = lake.output(process)
+        return output.count("Worker is ready") - output.count("Autorestarting") >= int(wanted[1] if wanted else 0)
+
+    wait_until(ready, "all workers are up")
 
 
 def end(lake: Lake, process: subprocess.Popen[str], *codes: int) -> None:
+    _wait_for_workers(lake, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) in (codes or (0,)), lake.output(process)
 
@@ -338,3 +349,31 @@ def test_opentelemetry_instrument_with_a_wrong_destination(lake: Lake) -> None:
     assert output.count("TRACELAKE_DESTINATION: The target 'nowhere'") == 1
     assert len(lake.records()) == 5
     assert not Path(lake.table).exists()
+
+
+GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import os
+import gevent, tracelake
+
+# As OpenTelemetry's own fork handler does, which starts threads.
+os.register_at_fork(after_in_child=lambda: gevent.sleep(0.05))
+
+def work():
+    for _ in range(10):
+        with tracelake.start_span("work", attributes={"pid": os.getpid()}):
+            pass
+        gevent.sleep(0.01)
+
+gevent.joinall([gevent.spawn(work) for _ in range(8)])
+print(os.getpid())
+"""
+
+
+def test_gevent_goes_on_in_no_other_process(lake: Lake) -> None:
+    """Starting a shipper forks no copy of the program, in which its greenlets would run a second time."""
+    pids = lake.run(GEVENT).split()
+    rows = lake.rows()
+    assert len(pids) == 1
+    assert {row["attributes"]["pid"] for row in rows} == set(pids)
+    assert len(rows) == 80

@@ -5,9 +5,11 @@ Loads nothing heavy: it runs in the app.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
-import subprocess
+import posix
 import sys
 import threading
 from collections.abc import Mapping
@@ -33,10 +35,11 @@ _RUN_MODULE = (
 # Where the `sitecustomize` of `opentelemetry-instrument` is, which would instrument the shipper, too.
 _AUTO_INSTRUMENTATION = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
 
-# Locks on their way to a shipper, and the threads that bring them there. A child forked at that moment must close its
-# copies, or it would hold them on; but not the child that becomes the shipper, which gevent's `subprocess` forks in
-# Python, with all that this calls.
-_locks_in_hand: dict[int, int] = {}
+# Locks on their way to a shipper. A child forked at that moment must close its copies, or it would hold them on.
+_locks_in_hand: set[int] = set()
+
+# The descriptor under which a shipper gets its lock, the first after the standard streams.
+_PASSED = 3
 
 
 def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running", "started", "impossible"]:
@@ -52,32 +55,22 @@ def start_process(spool: Spool, identity: Mapping[str, str]) -> Literal["running
     if python is None:
         return "impossible"
     with no_fork:
-        lock = open_locked(spool.lock_path(identity))
-        if lock is None:
+        taken = open_locked(spool.lock_path(identity))
+        if taken is None:
             return "running"
-        _locks_in_hand[lock] = threading.get_ident()
+        lock = fcntl.fcntl(taken, fcntl.F_DUPFD_CLOEXEC, _PASSED + 1)  # so that it is never passed on as itself
+        os.close(taken)
+        _locks_in_hand.add(lock)
     try:
+        command = [*module_command(python, "tracelake.shipper"), spool.path, identity_digest(identity), str(_PASSED)]
         log = _open_log(spool.log_path(identity))
         try:
-            command = [*module_command(python, "tracelake.shipper"), spool.path, identity_digest(identity), str(lock)]
-            # The shell puts the shipper in the background and ends, so that this waits for a millisecond only.
-            launcher = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                [_SHELL, "-c", '"$@" &', "sh", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(lock,),
-                start_new_session=True,
-                env=_environment(),
-            )
-            return "started" if launcher.wait() == 0 else "impossible"
-        except OSError:
-            return "impossible"  # an image without a shell, a process that may start no other
+            return "started" if _run_in_background(command, log, lock) else "impossible"
         finally:
             os.close(log)
     finally:
         with no_fork:
-            _locks_in_hand.pop(lock, None)
+            _locks_in_hand.discard(lock)
             os.close(lock)
 
 
@@ -90,10 +83,47 @@ def module_command(python: str, module: str) -> list[str]:
 
 def after_fork_in_child() -> None:
     """Let go of what a thread of the parent was handing to a shipper at the moment of the fork."""
-    for lock, thread in list(_locks_in_hand.items()):
-        if thread != threading.get_ident():
-            del _locks_in_hand[lock]
-            os.close(lock)
+    while _locks_in_hand:
+        os.close(_locks_in_hand.pop())
+
+
+def _run_in_background(command: list[str], output: int, passed: int) -> bool:
+    """Start a command that is nobody's child, in a session of its own, with no other descriptors than these.
+
+    By the system's `posix_spawn`: where gevent has replaced `subprocess`, that forks and runs every library's fork
+    handlers in the child, and when one of them waits, the child goes on to answer its parent's requests; and what it
+    puts in place of `os.waitpid` may wait for ever. False where no process can be started, as without a shell.
+    """
+    try:
+        # The shell puts the command in the background and ends, so that this waits for a millisecond only.
+        shell = posix.posix_spawn(
+            _SHELL,
+            [_SHELL, "-c", '"$@" &', "sh", *command],
+            _environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, output, 1),
+                (os.POSIX_SPAWN_DUP2, output, 2),
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, passed, _PASSED),
+                *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable()),
+            ],
+            setsid=True,
+        )
+        _, status = posix.waitpid(shell, 0)
+    except ChildProcessError:
+        return True  # it ended, and one who waits for all children of the process, as gevent does, has seen it first
+    except (OSError, NotImplementedError):
+        return False
+    return status == 0
+
+
+def _inheritable() -> list[int]:
+    found = []
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):  # closed since, as the one that listed them is
+            if descriptor > _PASSED and os.get_inheritable(descriptor):
+                found.append(descriptor)
+    return found
 
 
 class ShipperThread:
