@@ -303,7 +303,8 @@ def test_imports_are_of_the_core_or_within_functions() -> None:
     core = {"msgspec", "opentelemetry", "tracelake", *sys.stdlib_module_names}
     rooms = {"", "tracing", "recorder", "spool", "settings", "redaction", "errors", "destinations", "shipper", "query"}
     for path in MODULES:
-        if room_of(path) not in rooms:
+        # What is imported by the hook that waits for MLflow.
+        if room_of(path) not in rooms or name_of(path) in {"tracing/mlflow_provider.py", "tracing/mlflow_spans.py"}:
             continue
         for node in ast.parse(path.read_text()).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -32,7 +32,7 @@ def test_default_is_a_table_beside_the_program(tmp_path: Path, monkeypatch: pyte
 def test_own_variable_comes_first() -> None:
     """Whatever MLflow's variables say, right or wrong."""
     expected = (["/data/ours"], "TRACELAKE_DESTINATION")
-    assert resolved(**TABLE, MLFLOW_TRACING_DESTINATION="123", MLFLOW_TRACKING_URI="databricks") == expected
+    assert resolved(**TABLE, MLFLOW_TRACING_DESTINATION="a.b.c.d") == expected
     assert resolved(**TABLE, MLFLOW_TRACKING_URI="http://localhost:5000") == expected
 
 
@@ -55,28 +55,54 @@ def test_mlflow_destination_is_a_schema_or_a_table_prefix(text: str, means: str)
         resolved(MLFLOW_TRACING_DESTINATION=text, MLFLOW_TRACKING_URI="http://localhost:5000")
 
 
-@pytest.mark.parametrize(("text", "said"), [("123456", "names an MLflow experiment"), ("a.b.c.d", "too many parts")])
-def test_mlflow_destination_that_is_no_table(text: str, said: str) -> None:
-    """An experiment id, the third form, is refused, and the message says what to set."""
-    with pytest.raises(TargetError, match=rf"^MLFLOW_TRACING_DESTINATION: '{text}' .*{said}.*Set TRACELAKE_DEST"):
+@pytest.mark.parametrize("text", ["a.b.c.d", "a..b.c.d", "databricks://host", "an experiment"])
+def test_mlflow_destination_of_no_form(text: str) -> None:
+    """The message says which forms there are."""
+    with pytest.raises(TargetError, match=r"^MLFLOW_TRACING_DESTINATION: '.*is neither an experiment id.*Write one"):
         resolved(MLFLOW_TRACING_DESTINATION=text)
+
+
+def test_mlflow_destination_is_an_experiment() -> None:
+    """The third form: of the server that the tracking URI names, whatever experiment is set besides."""
+    server = {"MLFLOW_TRACKING_URI": "http://localhost:5000", "MLFLOW_EXPERIMENT_ID": "7"}
+    found = resolved(MLFLOW_TRACING_DESTINATION="123456", **server)
+    assert found == (["http://localhost:5000?experiment_id=123456"], "MLFLOW_TRACING_DESTINATION")
+    # An experiment of a local store is none of a server's.
+    assert resolved(MLFLOW_TRACING_DESTINATION="123456", MLFLOW_TRACKING_URI="sqlite:///a.db")[1] == "the default"
+    with pytest.raises(TargetError, match=r"needs a Unity Catalog table .*no destination is set"):
+        resolved(MLFLOW_TRACING_DESTINATION="123456", MLFLOW_TRACKING_URI="databricks")
 
 
 @pytest.mark.parametrize("uri", ["databricks", "databricks://profile", "databricks-uc", "Databricks"])
 def test_databricks_needs_a_table(uri: str) -> None:
-    """And the message says how to name one."""
-    with pytest.raises(TargetError, match=r"^MLFLOW_TRACKING_URI: .*Unity Catalog table. Set TRACELAKE_DESTINATION="):
+    """And the message names the rule, what is set, and what to set."""
+    with pytest.raises(
+        TargetError, match=rf"^MLFLOW_TRACKING_URI: .*{uri}.*needs a Unity Catalog table.*no dest"
+    ) as one:
         resolved(MLFLOW_TRACKING_URI=uri)
+    with pytest.raises(TargetError, match=rf"^TRACELAKE_DESTINATION: .*{uri}.*the destination is '/data/ours'") as two:
+        resolved(MLFLOW_TRACKING_URI=uri, **TABLE)
+    for raised in (one, two):
+        assert "Set TRACELAKE_DESTINATION=catalog.schema.table, or call tracelake.set_destination" in str(raised.value)
 
 
 @pytest.mark.parametrize("uri", ["http://localhost:5000", "https://mlflow.example.com", "HTTP://localhost:5000"])
 def test_tracking_server_is_where_spans_go(uri: str) -> None:
-    """Spans follow the runs."""
-    if "http" in registered_schemes():
-        assert resolved(MLFLOW_TRACKING_URI=uri)[1] == "MLFLOW_TRACKING_URI"
-        return
-    with pytest.raises(TargetError, match=r"^MLFLOW_TRACKING_URI: .*an MLflow tracking server"):
-        resolved(MLFLOW_TRACKING_URI=uri)
+    """Spans follow the runs, into the experiment that is set, by id or by name."""
+    server = uri.replace("HTTP", "http")
+    assert resolved(MLFLOW_TRACKING_URI=uri) == ([server], "MLFLOW_TRACKING_URI")
+    assert resolved(MLFLOW_TRACKING_URI=uri, MLFLOW_EXPERIMENT_ID="7")[0] == [f"{server}?experiment_id=7"]
+    named = resolved(MLFLOW_TRACKING_URI=uri, MLFLOW_EXPERIMENT_NAME="/Shared/my agent")[0]
+    assert named == [f"{server}?experiment=%2FShared%2Fmy%20agent"]
+    both = resolved(MLFLOW_TRACKING_URI=uri, MLFLOW_EXPERIMENT_ID="7", MLFLOW_EXPERIMENT_NAME="agent")[0]
+    assert both == [f"{server}?experiment_id=7"]
+
+
+def test_auto_leaves_it_to_the_rest_of_the_environment() -> None:
+    """For a job whose variable has to say something, and where MLflow's settings name the place."""
+    assert resolved(TRACELAKE_DESTINATION="auto")[1] == "the default"
+    found = resolved(TRACELAKE_DESTINATION="auto", MLFLOW_TRACKING_URI="http://localhost:5000")
+    assert found == (["http://localhost:5000"], "MLFLOW_TRACKING_URI")
 
 
 @pytest.mark.parametrize("variable", ["TRACELAKE_DESTINATION", "MLFLOW_TRACING_DESTINATION", "MLFLOW_TRACKING_URI"])

@@ -10,11 +10,11 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tracelake.destinations.base import Destination
-from tracelake.destinations.resolve import Resolved, resolve_environment
+from tracelake.destinations.resolve import EXPERIMENT_ID, read_environment, resolve_environment
 from tracelake.errors import LedgerError, TargetError, TracelakeError
 from tracelake.recorder.report import FlushReport
 from tracelake.redaction import one_line
@@ -66,6 +66,8 @@ class Recorder:
         self._routes: dict[tuple[Destination, ...], Route] = {}
         self._writers: dict[str, tuple[LaneWriter, dict[str, str] | None]] = {}
         self.default: Route | None = None  # None until a span asks
+        self._is_default_set = False
+        self._environment_routes: dict[tuple[str, ...], Route] = {}
         self._watches: dict[str, _Watch] = {}
         self._thread: launch.ShipperThread | None = None
         self._may_ship = True
@@ -77,13 +79,30 @@ class Recorder:
 
     def set_default(self, destinations: tuple[Destination, ...] | None) -> None:
         """Send spans that name no destination of their own there; None: where the environment says."""
+        self._is_default_set = destinations is not None
         self.default = None if destinations is None else self.route(destinations)
 
     def default_route(self) -> Route:
         """Return the route of spans that name no destination of their own."""
         route = self.default
         if route is None:
-            route = self.default = self._environment_route()
+            route = self.default = self.environment_route()
+        return route
+
+    def environment_route(self, experiment_id: str | None = None) -> Route:
+        """Return the default route, where the environment names it as it is now.
+
+        `experiment_id` comes before that of the environment, for a destination that has experiments.
+        """
+        if self._is_default_set and self.default is not None:
+            return self.default
+        environ = read_environment()
+        if experiment_id is not None:
+            environ[EXPERIMENT_ID] = experiment_id
+        key = tuple(environ.values())
+        route = self._environment_routes.get(key)
+        if route is None:
+            route = self._environment_routes[key] = self._resolve(environ)
         return route
 
     def route(self, destinations: tuple[Destination, ...]) -> Route:
@@ -193,10 +212,9 @@ class Recorder:
             self._thread.after_fork_in_child()
             self._thread = None
 
-    def _environment_route(self) -> Route:
+    def _resolve(self, environ: Mapping[str, str]) -> Route:
         try:
-            resolved: Resolved = resolve_environment()
-            return self.route(resolved.destinations)
+            return self.route(resolve_environment(environ).destinations)
         except Exception as error:  # noqa: BLE001 - the app goes on, and its spans wait
             text = one_line(str(error) if isinstance(error, TracelakeError) else repr(error))
             _log.error(

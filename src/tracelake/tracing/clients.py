@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from tracelake.errors import ConfigurationError
-from tracelake.tracing.propagation import get_tracing_context_headers_for_http_request, warn_once
+from tracelake.tracing.propagation import current_headers, warn_once
 from tracelake.tracing.w3c import BAGGAGE, TRACEPARENT, TRACESTATE
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _add_context(headers: MutableMapping[str, str], host: str | None, earlier: _
         if headers.get(name) == value:
             del headers[name]
     first_host = earlier.host if earlier else host
-    current = get_tracing_context_headers_for_http_request()
+    current = current_headers()
     if TRACEPARENT in headers:
         current.pop(TRACESTATE, None)
     if host != first_host:

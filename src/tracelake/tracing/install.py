@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -12,38 +11,59 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from tracelake.destinations.base import Destination, digest
+from tracelake.destinations.resolve import (
+    AUTO,
+    is_databricks,
+    read_environment,
+    require_unity_catalog,
+    resolve_environment,
+)
 from tracelake.destinations.targets import Target, parse_target, parse_targets
 from tracelake.errors import ConfigurationError, TargetError
 from tracelake.recorder.recorder import current_recorder
+from tracelake.tracing import mlflow_hook
 from tracelake.tracing.processor import SpanRecorder, active_route, use_route
-from tracelake.tracing.propagation import set_destination_guard
+from tracelake.tracing.propagation import set_destination_guard, warn_once
 
 _lock = threading.Lock()
 _installed: tuple[trace.TracerProvider, SpanRecorder] | None = None
 
 
 def set_destination(
-    target: Target | Sequence[Target] | None, *, service_name: str | None = None
+    target: Target | Sequence[Target] | None = AUTO, *, service_name: str | None = None, also_mlflow: bool = False
 ) -> tuple[Destination, ...]:
     """Record the spans of this process to a destination, or to several, from now on.
 
     Installs a `SpanRecorder` in OpenTelemetry's global tracer provider, and makes a provider where there is none.
+    MLflow's spans are recorded, too, and go nowhere else unless `also_mlflow`.
 
     Args:
-        target: a target or a list of them (see docs/destinations.md); None goes back to what the environment names.
+        target: a target or a list of them (see docs/destinations.md). By default, "auto", what the environment names:
+            MLflow's variables, its tracking URI, or else the embedded table. None undoes this function: MLflow's spans
+            are MLflow's again, and those of others go where the environment says.
         service_name: `service.name` of the spans; None leaves that of their resource.
+        also_mlflow: have MLflow send its spans where it would without tracelake, as well.
 
     Returns:
         The destinations, parsed.
 
     Raises:
-        TargetError: a target is not understood; the message says what to write instead. Nothing changed.
+        TargetError: a target is not understood, or breaks the rule that traces of a Databricks workspace go to a Unity
+            Catalog table; the message says what to write instead. Nothing changed.
         ConfigurationError: the global tracer provider takes no span processors. Nothing changed.
     """
-    destinations = None if target is None else parse_targets(target)
     recorder = current_recorder()
+    if target is None:
+        destinations = None
+    elif target == AUTO:
+        destinations = None
+        resolve_environment()
+    else:
+        destinations = parse_targets(target)
+        require_unity_catalog(destinations, read_environment()["MLFLOW_TRACKING_URI"])
     install(service_name)
     recorder.set_default(destinations)
+    mlflow_hook.use_globally(named=target is not None, also_mlflow=also_mlflow, service_name=service_name)
     return destinations or recorder.default_route().destinations
 
 
@@ -55,11 +75,13 @@ def destination(target: Target | Sequence[Target]) -> Iterator[tuple[Destination
     that keeps the traces of each customer apart.
 
     Raises:
-        TargetError: a target is not understood.
+        TargetError: a target is not understood, or breaks the rule on Databricks workspaces.
         ConfigurationError: the global tracer provider takes no span processors.
     """
     destinations = parse_targets(target)
+    require_unity_catalog(destinations, read_environment()["MLFLOW_TRACKING_URI"])
     install()
+    mlflow_hook.use_locally()
     with use_route(current_recorder().route(destinations)):
         yield destinations
 
@@ -76,6 +98,8 @@ def install(service_name: str | None = None) -> None:
         return
     with _lock:
         provider = trace.get_tracer_provider()  # again: another thread may have made it
+        if mlflow_hook.has_put_away(provider, was_set=_installed is not None):
+            return  # the provider that MLflow makes next has our processor
         if isinstance(provider, trace.ProxyTracerProvider):
             resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
             trace.set_tracer_provider(TracerProvider(resource=resource))
@@ -100,8 +124,19 @@ class _Guard:
     def __init__(self) -> None:
         self._allowed: dict[str, Destination] | None = None
 
+    def check(self) -> None:
+        uri = read_environment()["MLFLOW_TRACKING_URI"]
+        if not is_databricks(uri):
+            return
+        try:
+            require_unity_catalog(active_route().destinations, uri)
+        except TargetError as error:
+            if mlflow_hook.is_named_in_code() or mlflow_hook.tracking_uri_is_set_in_code():
+                raise
+            warn_once("databricks", "%s", error)
+
     def digests(self) -> frozenset[str]:
-        if _installed is None and not os.environ.get("TRACELAKE_DESTINATION", "").strip():
+        if _installed is None and not mlflow_hook.is_active():
             return frozenset()  # nothing is recorded here, so far
         return frozenset(digest(item) for item in active_route().destinations)
 

@@ -9,6 +9,7 @@ public properties.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +27,9 @@ from tracelake.spans.values import DEGRADED_KEY, untag
 
 # Lists the attributes of a span whose text is the JSON of a value, tagged as in the spool; left out of the row.
 JSON_KEYS_ATTRIBUTE = "tracelake.json_keys"
+
+# Every span that has come by a processor of MLflow has this attribute.
+_MLFLOW_TRACE_ID = "mlflow.traceRequestId"
 
 # Looked up as a member of its class, an enum's value costs as much as formatting an id.
 _INTERNAL = SpanKind.INTERNAL
@@ -102,6 +106,8 @@ def _to_record(span: Any, context: SpanContext, origins: Origins) -> SpanRecord:
     values = attributes.copy()
     if JSON_KEYS_ATTRIBUTE in values:
         _decode_json(values)
+    if _MLFLOW_TRACE_ID in values:
+        _decode_mlflow(values, span._instrumentation_scope)
     name, start_time, end_time = span._name, span._start_time, span._end_time
     # OpenTelemetry takes any name and any time without a look, and a line that holds them could not be read again.
     if not (type(name) is str and type(start_time) is int is type(end_time) and 0 < start_time <= end_time < _END):
@@ -213,3 +219,22 @@ def _decode_json(attributes: dict[str, Any]) -> None:
         # A text that is no JSON was cut by OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT, and stays a text.
         with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError):
             attributes[key] = untag(msgspec.json.decode(attributes[key]))
+
+
+def _decode_mlflow(attributes: dict[str, Any], scope: InstrumentationScope | None) -> None:
+    """Undo MLflow's encoding: JSON in each attribute of its own spans, and in those that it adds to spans of others."""
+    is_mlflows = scope is not None and scope.name.startswith("mlflow.")
+    for key, value in attributes.items():
+        if type(value) is str and (is_mlflows or key.startswith("mlflow.")):
+            attributes[key] = _json_value(value)
+
+
+def _json_value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        # NaN and lone surrogates, which only Python takes for JSON, or else a text that was set without MLflow.
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text

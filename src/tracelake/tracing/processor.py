@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -21,6 +21,10 @@ _routing = False  # whether any context was ever given one
 
 _SAMPLED = 1
 
+# Spans that the recorder of another front end sees to, by span id, and what it knows of each: in MLflow's global mode
+# they come by every processor of the provider.
+claimed: dict[int, object] = {}
+
 
 @contextlib.contextmanager
 def use_route(route: Route) -> Iterator[None]:
@@ -34,10 +38,15 @@ def use_route(route: Route) -> Iterator[None]:
         otel_context.detach(token)
 
 
+def context_route() -> Route | None:
+    """Return the context-local route of a span started here and now, if there is one."""
+    route = otel_context.get_value(_ROUTE_KEY) if _routing else None
+    return route if isinstance(route, Route) else None
+
+
 def active_route() -> Route:
     """Return the route that a span started here and now would take."""
-    route = otel_context.get_value(_ROUTE_KEY)
-    return route if isinstance(route, Route) else current_recorder().default_route()
+    return context_route() or current_recorder().default_route()
 
 
 class SpanRecorder(SpanProcessor):
@@ -76,7 +85,7 @@ class SpanRecorder(SpanProcessor):
             if recorder is None:
                 recorder = self._recorder = current_recorder()
             context = span.context
-            if context is None:
+            if context is None or (claimed and context.span_id in claimed):
                 return
             route = self._routed.pop(context.span_id, None) if self._routed else None
             if not context[3] & _SAMPLED:
@@ -89,6 +98,20 @@ class SpanRecorder(SpanProcessor):
         except Exception as error:  # noqa: BLE001 - nothing of ours may escape into the app
             if recorder is not None:
                 recorder.refuse(writers, error)
+
+    def record(self, span: ReadableSpan, route: Route, attributes: Mapping[str, str]) -> None:
+        """Append a claimed span, with attributes added to its own, and no other recorder does. Never raises."""
+        recorder = self._recorder or current_recorder()
+        try:
+            context = span.context
+            if context is None or not context[3] & _SAMPLED:
+                return
+            _seen.context, _seen.writers = context, None
+            record = to_record(span, context, self._origins)
+            record.attributes.update(attributes)
+            recorder.record(record, route.writers)
+        except Exception as error:  # noqa: BLE001 - as in on_end
+            recorder.refuse(route.writers, error)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until every span of this process is delivered; False if that takes longer, or cannot be."""
@@ -106,7 +129,7 @@ _several_recorders = False
 
 class _Seen(threading.local):
     context: SpanContext | None = None
-    writers: tuple[LaneWriter, ...] = ()
+    writers: tuple[LaneWriter, ...] | None = ()  # None: of a claimed span, which is nobody else's
 
 
 _seen = _Seen()
@@ -118,6 +141,8 @@ def _unseen(context: SpanContext, writers: tuple[LaneWriter, ...]) -> tuple[Lane
         _seen.context = context
         _seen.writers = writers
         return writers
+    if _seen.writers is None:
+        return ()
     writers = tuple(writer for writer in writers if writer not in _seen.writers)
     _seen.writers += writers
     return writers

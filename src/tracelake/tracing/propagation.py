@@ -23,6 +23,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, SpanKind
 
 from tracelake.errors import PropagationError
+from tracelake.tracing import mlflow_hook
 from tracelake.tracing.w3c import (
     BAGGAGE,
     TRACEPARENT,
@@ -50,6 +51,13 @@ _logger = logging.getLogger("tracelake")
 class DestinationGuard(Protocol):
     """What propagation has to know of destinations, none of them by name."""
 
+    def check(self) -> None:
+        """See that traces of several services can meet where spans go.
+
+        Raises:
+            TargetError: the program, not only its environment, has set what cannot be.
+        """
+
     def digests(self) -> frozenset[str]:
         """Return the digests, 16 hex digits each, of the destinations active here; empty when there is none."""
 
@@ -70,14 +78,25 @@ def set_destination_guard(guard: DestinationGuard | None) -> None:
 
 
 def get_tracing_context_headers_for_http_request() -> dict[str, str]:
-    """Return the headers that make the callee's spans children of the current span.
+    """Return the headers that make the callee's spans children of the current span, MLflow's or OpenTelemetry's.
 
     The keys are ``traceparent``, ``tracestate`` if there is one, and ``baggage`` if there is any or a destination is
-    active. Empty if there is no valid current span. Never raises.
+    active. Empty if there is no valid current span.
+
+    Raises:
+        TargetError: the program has set a tracking URI or a destination so that spans of a Databricks workspace go to
+            no Unity Catalog table.
     """
+    if _guard is not None:
+        _guard.check()
+    return current_headers()
+
+
+def current_headers() -> dict[str, str]:
+    """Return what ``get_tracing_context_headers_for_http_request`` does, and never raise."""
     headers: dict[str, str] = {}
     try:
-        current = trace.get_current_span().get_span_context()
+        current = _current_span().get_span_context()
         if current.is_valid:
             headers[TRACEPARENT] = format_traceparent(current)
             if current.trace_state:
@@ -105,7 +124,10 @@ def set_tracing_context_from_http_request_headers(headers: Headers, *, strict: b
 
     Raises:
         PropagationError: only if ``strict``, on entering, for the first header that is malformed.
+        TargetError: as of ``get_tracing_context_headers_for_http_request``.
     """
+    if _guard is not None:
+        _guard.check()
     with contextlib.ExitStack() as stack:
         enter_remote_context(stack, headers, strict=strict)
         yield
@@ -129,6 +151,7 @@ def enter_remote_context(
         attached = _with_parent(attached, received)
     if attached is not current:
         stack.callback(context.detach, context.attach(attached))
+    _enter_mlflow_context(stack, received)
     if received.digests and received.parent is not None:
         _settle_destination(stack, received.digests)
 
@@ -195,6 +218,36 @@ def _with_parent(base: Context, received: _Received) -> Context:
     if received.broken:
         return trace.set_span_in_context(INVALID_SPAN, base)
     return base
+
+
+def _enter_mlflow_context(stack: contextlib.ExitStack, received: _Received) -> None:
+    """Make MLflow's spans, too, children of what is now the current span: they have a context of their own."""
+    current = trace.get_current_span().get_span_context()
+    if received.parent is None or not current.is_valid:
+        return
+    try:
+        headers = {TRACEPARENT: format_traceparent(current)}
+        if current.trace_state:
+            headers[TRACESTATE] = current.trace_state.to_header()
+        stack.enter_context(mlflow_hook.remote_context(headers))
+    except Exception as error:  # noqa: BLE001 - a request never fails for its trace
+        warn_once(
+            ("mlflow", type(error)),
+            "MLflow did not take the caller's trace context, so its spans start traces of their own. "
+            "Look at the traceback.",
+            traceback=True,
+        )
+
+
+def _current_span() -> trace.Span:
+    """Return the innermost current span: where MLflow has a context of its own, the one that started later."""
+    span = trace.get_current_span()
+    other = mlflow_hook.current_span()
+    if other is None or other is span or not other.get_span_context().is_valid:
+        return span
+    if getattr(span, "start_time", 0) <= getattr(other, "start_time", 0) or not span.get_span_context().is_valid:
+        return other
+    return span
 
 
 def _has_server_span(parent: SpanContext | None) -> bool:

@@ -1,0 +1,72 @@
+"""Our processor in MLflow's tracer provider, in place of MLflow's own.
+
+MLflow has no public way to put one there, and makes its provider anew whenever its settings change. So the function
+that makes the processors of a provider is wrapped, and in a provider that exists already they are exchanged. A test
+fails if one of the private parts used here moves.
+
+Imported when MLflow is on its way in: of its modules, only this one is sure to be there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from mlflow.tracing import provider as mlflow_provider
+from opentelemetry import trace as otel_trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+from tracelake.tracing import mlflow_hook
+
+Processors = list[SpanProcessor]
+
+_OWN_PROCESSORS = "mlflow.tracing.processor."
+
+
+def attach() -> None:
+    """Wrap what makes MLflow's processors, once, and exchange those of the provider that is there."""
+    if not hasattr(mlflow_provider._get_span_processors, "__wrapped__"):
+        mlflow_provider._get_span_processors = _wrap(mlflow_provider._get_span_processors)
+    provider = mlflow_provider.provider.get()
+    if isinstance(provider, TracerProvider):
+        _exchange(provider._active_span_processor)
+
+
+def current_span() -> otel_trace.Span | None:
+    """Return the current span of MLflow's own context."""
+    span: otel_trace.Span | None = mlflow_provider.get_current_otel_span()
+    return span
+
+
+def _wrap(make: Callable[..., Processors]) -> Callable[..., Processors]:
+    @functools.wraps(make)
+    def make_processors(disabled: bool = False) -> Processors:
+        if disabled or not mlflow_hook.is_installed():
+            return make(disabled=disabled)
+        from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
+
+        return [MlflowSpanRecorder(make)]
+
+    return make_processors
+
+
+def _exchange(active: Any) -> None:
+    """Put our processor in place of MLflow's, or theirs in place of ours; those of others stay where they are."""
+    if not any(type(item).__module__.startswith((_OWN_PROCESSORS, __package__)) for item in active._span_processors):
+        return
+    from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
+
+    with active._lock:
+        present = active._span_processors
+        ours = [item for item in present if isinstance(item, MlflowSpanRecorder)]
+        if mlflow_hook.is_installed():
+            theirs = [item for item in present if type(item).__module__.startswith(_OWN_PROCESSORS)]
+            if not ours and theirs:
+                recorder = MlflowSpanRecorder(lambda: theirs)
+                active._span_processors = (recorder, *(item for item in present if item not in theirs))
+            for recorder in ours:
+                recorder.use_service_name(mlflow_hook.service_name())
+        elif ours:
+            others = [item for recorder in ours for item in recorder.others]
+            active._span_processors = (*others, *(item for item in present if item not in ours))

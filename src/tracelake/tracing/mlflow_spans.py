@@ -1,0 +1,237 @@
+"""MLflow's spans, and what MLflow knows of their traces, to our recorder.
+
+With `mlflow_provider`, the one module that knows private parts of MLflow, 3.9 and later, which has no public way to
+read a trace under way. A test fails if one of them moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mlflow.entities.trace_info import TraceInfo
+from mlflow.entities.trace_location import TraceLocation
+from mlflow.entities.trace_state import TraceState
+from mlflow.tracing import fluent as mlflow_fluent
+from mlflow.tracing import provider as mlflow_provider
+from mlflow.tracing.constant import SpanAttributeKey, TraceMetadataKey
+from mlflow.tracing.processor.base_mlflow import BaseMlflowSpanProcessor
+from mlflow.tracing.trace_manager import InMemoryTraceManager
+from mlflow.tracing.utils import generate_trace_id_v3, get_otel_attribute
+from mlflow.tracking import fluent as mlflow_tracking
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from tracelake.recorder.recorder import Route, current_recorder
+from tracelake.redaction import one_line
+from tracelake.tracing import mlflow_hook
+from tracelake.tracing.processor import SpanRecorder, claimed, context_route
+
+# How a root span carries what belongs to its trace; docs/mlflow.md.
+TAG_PREFIX = "mlflow.trace.tag."
+METADATA_PREFIX = "mlflow.trace.metadata."
+_TRACE_FIELDS = ("client_request_id", "request_preview", "response_preview")
+
+Processors = list[SpanProcessor]
+
+
+class _Choice(NamedTuple):
+    """Where the spans of a trace go: to a route of ours, to MLflow, or to both."""
+
+    route: Route | None
+    mlflow: bool
+
+
+class _NoExporter(SpanExporter):
+    def export(self, _: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+class _Books(BaseMlflowSpanProcessor):  # type: ignore[misc]
+    """MLflow's own bookkeeping of traces under way, with no exporter behind it, and no request to a server."""
+
+    def __init__(self) -> None:
+        super().__init__(span_exporter=_NoExporter(), export_metrics=False)
+
+    def _start_trace(self, root_span: Span) -> TraceInfo:
+        info = TraceInfo(
+            trace_id=generate_trace_id_v3(root_span),
+            trace_location=TraceLocation.from_experiment_id(_experiment_id(root_span) or "0"),
+            request_time=(root_span.start_time or 0) // 1_000_000,
+            execution_duration=None,
+            state=TraceState.IN_PROGRESS,
+            trace_metadata=self._get_basic_trace_metadata(),
+            tags=self._get_basic_trace_tags(root_span),
+        )
+        self._trace_manager.register_trace(root_span.context.trace_id, info)
+        return info
+
+    def adopt(self, span: Span) -> bool:
+        """Take up a trace that MLflow does not know, and would not let a span into; say whether it was one.
+
+        Its root is a span of OpenTelemetry's alone, here or in another service, or ended before this one started.
+        """
+        if span.parent is None or _trace_id_of(span) is not None:
+            return False
+        info = TraceInfo(generate_trace_id_v3(span), None, None, TraceState.IN_PROGRESS)
+        self._trace_manager.register_trace(span.context.trace_id, info, is_remote_trace=True)
+        return True
+
+    def finish(self, root_span: ReadableSpan) -> dict[str, str]:
+        """Complete MLflow's account of a trace whose root span has ended, and return the attributes that carry it."""
+        trace_id = _trace_id_of(root_span)
+        with self._trace_manager.get_trace(trace_id) as trace:
+            if trace is None:
+                return {}
+            try:
+                self._update_trace_info(trace, root_span)
+            except Exception as error:  # noqa: BLE001 - MLflow adds up tokens of spans that hold what the app put there
+                current_recorder().say("MLflow could not complete trace %s: %s", trace_id, one_line(repr(error)))
+            mlflow_fluent._set_last_active_trace_id(trace_id)
+            return _carried(trace.info, root_span)
+
+
+class MlflowSpanRecorder(SpanProcessor):
+    """Records MLflow's spans in place of MLflow's own processors, or beside them.
+
+    Args:
+        make_others: makes the processors that MLflow would have; called when the first span is for them.
+    """
+
+    def __init__(self, make_others: Callable[[], Processors]) -> None:
+        self._make_others = make_others
+        self._others: Processors | None = None
+        self._lock = threading.RLock()
+        self._books = _Books()
+        self._spans = SpanRecorder()
+        self._spans.use_service_name(mlflow_hook.service_name())
+        self._late: set[int] = set()
+
+    @property
+    def others(self) -> Processors:
+        """MLflow's own processors."""
+        with self._lock:
+            if self._others is None:
+                self._others = self._make_others()
+            return self._others
+
+    @property
+    def span_exporter(self) -> SpanExporter | None:
+        """What MLflow flushes when it is asked to: the exporter of its own processors."""
+        for processor in self._others or ():
+            if exporter := getattr(processor, "span_exporter", None):
+                return exporter  # type: ignore[no-any-return]
+        return None
+
+    def use_service_name(self, service_name: str | None) -> None:
+        """Write this `service.name` in place of that of the spans' resources; None leaves theirs."""
+        self._spans.use_service_name(service_name)
+
+    def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
+        """Choose where the span goes, and have MLflow take note of it."""
+        choice = self._choose(span)
+        claimed[span.context.span_id] = choice
+        if choice.mlflow:
+            for processor in self.others:
+                processor.on_start(span, parent_context)
+        else:
+            if self._books.adopt(span):
+                self._late.add(span.context.trace_id)
+            self._books.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Record the span, and whatever MLflow knows of its trace with the root span. Never raises for our part."""
+        context = span.context
+        choice = claimed.get(context.span_id) if context else None
+        if context is None or not isinstance(choice, _Choice):
+            choice = _Choice(None, mlflow=True)  # it started before we were here
+        try:
+            if choice.route is not None:
+                self._record(span, choice.route)
+        finally:
+            if context is not None:
+                claimed.pop(context.span_id, None)
+            if choice.mlflow:
+                for processor in self.others:
+                    processor.on_end(span)
+            else:
+                self._close(span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Wait until the spans of this process are delivered, and those that MLflow has."""
+        done = [processor.force_flush(timeout_millis) for processor in self._others or ()]
+        return self._spans.force_flush(timeout_millis) and all(done)
+
+    def shutdown(self) -> None:
+        """Wait as at interpreter exit."""
+        for processor in self._others or ():
+            processor.shutdown()
+        self._spans.shutdown()
+
+    def _choose(self, span: Span) -> _Choice:
+        parent = span.parent
+        if parent is not None and not parent.is_remote:
+            choice = claimed.get(parent.span_id)
+            if isinstance(choice, _Choice):
+                return choice
+        route = context_route()
+        if route is None and mlflow_hook.is_active():
+            route = current_recorder().environment_route(_experiment_id(span))
+        return _Choice(route, mlflow=route is None or mlflow_hook.keeps_mlflow())
+
+    def _record(self, span: ReadableSpan, route: Route) -> None:
+        attributes: dict[str, str] = {}
+        if span.parent is None:
+            try:
+                attributes = self._books.finish(span)
+            except Exception as error:  # noqa: BLE001 - the span itself is there, and must be recorded
+                current_recorder().say("MLflow's account of a trace could not be read: %s", one_line(repr(error)))
+        self._spans.record(span, route, attributes)
+
+    def _close(self, span: ReadableSpan) -> None:
+        """Have MLflow forget a trace once its root, and every span that outlives the root, has ended."""
+        trace_id = span.context.trace_id if span.context else 0
+        manager = InMemoryTraceManager.get_instance()
+        is_root = span.parent is None
+        if not is_root and trace_id not in self._late:
+            return
+        with manager.get_trace(manager.get_mlflow_trace_id_from_otel_id(trace_id)) as trace:
+            is_over = trace is None or not any(item.end_time_ns is None for item in trace.span_dict.values())
+        if is_over:
+            self._late.discard(trace_id)
+            manager.pop_trace(trace_id)
+        else:
+            self._late.add(trace_id)
+
+
+def _experiment_id(span: ReadableSpan) -> str | None:
+    """Return the experiment that the program has chosen for a trace; None if that is up to the environment."""
+    if chosen := get_otel_attribute(span, SpanAttributeKey.EXPERIMENT_ID):
+        return str(chosen)
+    with contextlib.suppress(Exception):  # MLflow refuses some values of its own MLFLOW_TRACING_DESTINATION
+        if chosen := getattr(mlflow_provider._MLFLOW_TRACE_USER_DESTINATION.get(), "experiment_id", None):
+            return str(chosen)
+    run = mlflow_tracking._get_latest_active_run()
+    return str(run.info.experiment_id) if run else None
+
+
+def _trace_id_of(span: ReadableSpan) -> str | None:
+    context = span.context
+    return InMemoryTraceManager.get_instance().get_mlflow_trace_id_from_otel_id(context.trace_id) if context else None
+
+
+def _carried(info: TraceInfo, root_span: ReadableSpan) -> dict[str, str]:
+    carried = {TAG_PREFIX + key: str(value) for key, value in info.tags.items()}
+    carried.update({METADATA_PREFIX + key: str(value) for key, value in info.trace_metadata.items()})
+    for name in _TRACE_FIELDS:
+        if value := getattr(info, name, None):
+            carried[f"mlflow.trace.{name}"] = str(value)
+    if info.state != TraceState.from_otel_status(root_span.status):
+        carried["mlflow.trace.state"] = str(info.state.value)
+    for key, attribute in ((TraceMetadataKey.TRACE_USER, "user.id"), (TraceMetadataKey.TRACE_SESSION, "session.id")):
+        if value := info.trace_metadata.get(key):
+            carried[attribute] = str(value)
+    return carried
