@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow test-pythons test-oldest check bench docs clean
+.PHONY: help demo test test-slow test-pythons test-oldest test-mlflow check bench docs clean
 
 help:
 	@echo "make demo          run two services and show their one trace"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow     run the slow tests: many rounds of kill -9, Spark"
 	@echo "make test-pythons  run the tests on every supported Python found here"
 	@echo "make test-oldest   run the tests with the oldest supported dependencies"
+	@echo "make test-mlflow   run the tests of MLflow's spans with each of its packages"
 	@echo "make check         lint, format and type checks"
 	@echo "make bench         measure; docs/benchmarks.md explains the figures"
 	@echo "make docs          run every example in README and docs"
@@ -40,6 +41,9 @@ test-pythons:
 
 test-oldest:
 	@config/test-oldest $(PYTHON)
+
+test-mlflow:
+	@config/test-mlflow $(PYTHON)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -144,6 +144,7 @@ def test_mlflow_is_given_back(lake: Lake, isolated: str) -> None:
 import mlflow, tracelake
 from mlflow.tracing.provider import provider
 mlflow.set_tracking_uri(URI)
+mlflow.set_experiment("e")
 span("before")
 own, made = list(provider.get()._active_span_processor._span_processors), provider.get()
 tracelake.set_destination("./table")
@@ -177,6 +178,7 @@ def test_both_if_asked(lake: Lake, isolated: str) -> None:
         """
 import mlflow, tracelake
 mlflow.set_tracking_uri(URI)
+mlflow.set_experiment("e")
 tracelake.set_destination("./table", also_mlflow=True)
 with mlflow.start_span("root") as root:
     mlflow.update_current_trace(tags={"env": "prod"})
@@ -271,8 +273,8 @@ with tracelake.start_span("ours"):
 
 
 def test_sampling_is_mlflows(lake: Lake) -> None:
-    """The ratio, what a decorator overrides, and the caller's decision in a header."""
-    run(
+    """The ratio, and the caller's decision in a header."""
+    output = run(
         lake,
         """
 import mlflow, tracelake
@@ -280,17 +282,21 @@ from mlflow.tracing import set_tracing_context_from_http_request_headers as with
 tracelake.set_destination("./table")
 for index in range(20):
     span("never")
-os.environ["MLFLOW_TRACE_SAMPLING_RATIO"] = "1.0"
+del os.environ["MLFLOW_TRACE_SAMPLING_RATIO"]
 mlflow.tracing.reset()
 span("always")
 with within({"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-00"}):
     span("not sampled by the caller")
 with within({"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}):
     span("sampled by the caller")
+from mlflow.tracing.provider import provider
+result(type(provider.get().sampler).__name__)
 """,
         MLFLOW_TRACE_SAMPLING_RATIO="0.0",
     )
-    assert sorted(by_name(lake)) == ["always", "sampled by the caller"]
+    # Up to MLflow 3.10, its sampler does not look at the caller's decision.
+    unheard = {"not sampled by the caller"} if result(output) != "ParentBased" else set()
+    assert set(by_name(lake)) == {"always", "sampled by the caller"} | unheard
 
 
 def test_all_kinds_of_functions_and_spans_that_outlive_their_root(lake: Lake) -> None:
@@ -380,6 +386,7 @@ def test_part_of_a_program_has_a_destination_of_its_own(lake: Lake) -> None:
         """
 import mlflow, tracelake
 mlflow.set_tracking_uri(URI)
+mlflow.set_experiment("e")
 span("outside before")
 with tracelake.destination("./ann"):
     with mlflow.start_span("of ann"):

@@ -5,6 +5,7 @@ And the rule that no destination may break: with a Databricks tracking URI, one 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -49,8 +50,9 @@ def read_environment() -> dict[str, str]:
     """
     environ = {name: os.environ.get(name, "").strip() for name in _VARIABLES}
     if not environ["MLFLOW_TRACKING_URI"]:
-        ask = getattr(sys.modules.get("mlflow"), "get_tracking_uri", None)  # it may be on its way in
-        environ["MLFLOW_TRACKING_URI"] = str(ask()) if ask else ""
+        ask = getattr(sys.modules.get("mlflow"), "get_tracking_uri", str)  # it may be on its way in
+        with contextlib.suppress(Exception):  # that of mlflow-tracing alone looks for a local store, which it has not
+            environ["MLFLOW_TRACKING_URI"] = str(ask())
     return environ
 
 

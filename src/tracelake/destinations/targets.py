@@ -10,6 +10,7 @@ from typing import Any
 
 from tracelake.destinations.base import Destination, shown_target
 from tracelake.destinations.delta import DeltaDestination
+from tracelake.destinations.mlflow_server import MlflowServerDestination
 from tracelake.errors import TargetError, TracelakeError
 from tracelake.redaction import one_line
 
@@ -22,15 +23,14 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _NAME_PART = r"(?:`(?:[^`]|``)+`|[^\s./\\`:]+)"
 _DOTTED_NAME = re.compile(rf"{_NAME_PART}(?:\.{_NAME_PART}){{1,2}}")
 
-_BUILT_IN: dict[str, Callable[[str], Destination]] = dict.fromkeys(
-    ("file", "s3", "s3a", "abfss", "gs"), DeltaDestination.parse
-)
+_BUILT_IN: dict[str, Callable[[str], Destination]] = {
+    **dict.fromkeys(("file", "s3", "s3a", "abfss", "gs"), DeltaDestination.parse),
+    **dict.fromkeys(("http", "https"), MlflowServerDestination.parse),
+}
 
 # What the target is called in an error when nothing answers to its scheme.
 _KINDS = {
     "uc": "a Unity Catalog table",
-    "http": "an MLflow tracking server",
-    "https": "an MLflow tracking server",
     "databricks": "a Databricks workspace, which is no place for spans without a table",
 }
 
@@ -151,7 +151,8 @@ def _parser(scheme: str) -> Callable[[str], Destination] | None:
 
 def _examples() -> str:
     return (
-        "Write './traces' or '/data/traces' for a directory, 's3://bucket/path' for an object store"
+        "Write './traces' or '/data/traces' for a directory, 's3://bucket/path' for an object store, "
+        "'http://host:5000' for an MLflow server"
         + (", 'catalog.schema.table' for a Unity Catalog table" if _parser("uc") else "")
         + "."
     )

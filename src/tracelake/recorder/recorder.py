@@ -76,6 +76,7 @@ class Recorder:
         self._next_complaint_s = 0.0
         self._exit_deadline_s = 0.0
         self._written_at_exit = -1
+        self._report_at_exit: FlushReport | None = None
 
     def set_default(self, destinations: tuple[Destination, ...] | None) -> None:
         """Send spans that name no destination of their own there; None: where the environment says."""
@@ -193,7 +194,8 @@ class Recorder:
         report = self.flush(max(0.0, self._exit_deadline_s - time.monotonic()))
         if self._thread is not None:
             self._thread.stop(max(0.0, self._exit_deadline_s - time.monotonic()))
-        if report.pending or report.dropped:
+        if (report.pending or report.dropped) and report != self._report_at_exit:
+            self._report_at_exit = report
             later = "" if self.settings.shipper == "process" else " Run `tracelake ship` to deliver what is pending."
             _log.warning("tracelake at exit: %s%s", report, later)
 

@@ -10,9 +10,12 @@ Imported when MLflow is on its way in: of its modules, only this one is sure to 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow.tracing import provider as mlflow_provider
 from opentelemetry import trace as otel_trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -46,9 +49,18 @@ def _wrap(make: Callable[..., Processors]) -> Callable[..., Processors]:
             return make(disabled=disabled)
         from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
 
+        _settle_tracking_uri()
         return [MlflowSpanRecorder(make)]
 
     return make_processors
+
+
+def _settle_tracking_uri() -> None:
+    """Give mlflow-tracing a tracking URI where it has none: it fails to make out its default, and then ends no span."""
+    try:
+        mlflow.get_tracking_uri()
+    except ImportError:
+        os.environ["MLFLOW_TRACKING_URI"] = Path("mlruns").absolute().as_uri()
 
 
 def _exchange(active: Any) -> None:
@@ -63,7 +75,7 @@ def _exchange(active: Any) -> None:
         if mlflow_hook.is_installed():
             theirs = [item for item in present if type(item).__module__.startswith(_OWN_PROCESSORS)]
             if not ours and theirs:
-                recorder = MlflowSpanRecorder(lambda: theirs)
+                recorder = MlflowSpanRecorder(mlflow_provider._get_span_processors.__wrapped__, theirs)
                 active._span_processors = (recorder, *(item for item in present if item not in theirs))
             for recorder in ours:
                 recorder.use_service_name(mlflow_hook.service_name())

@@ -93,21 +93,38 @@ class _Books(BaseMlflowSpanProcessor):  # type: ignore[misc]
             mlflow_fluent._set_last_active_trace_id(trace_id)
             return _carried(trace.info, root_span)
 
+    def forget(self, trace_id: int) -> bool:
+        """Drop what MLflow holds of a trace, unless a span of it is under way; say whether that is done.
+
+        Its own `pop_trace` would copy all spans, for an exporter.
+        """
+        manager = self._trace_manager
+        with manager._lock:
+            known_as = manager.get_mlflow_trace_id_from_otel_id(trace_id)
+            trace = manager._traces.get(known_as)
+            if trace is not None and any(span.end_time_ns is None for span in trace.span_dict.values()):
+                return False
+            manager._traces.pop(known_as, None)
+            manager._otel_id_to_mlflow_trace_id.pop(trace_id, None)
+            return True
+
 
 class MlflowSpanRecorder(SpanProcessor):
     """Records MLflow's spans in place of MLflow's own processors, or beside them.
 
     Args:
         make_others: makes the processors that MLflow would have; called when the first span is for them.
+        others: those that it has already.
     """
 
-    def __init__(self, make_others: Callable[[], Processors]) -> None:
+    def __init__(self, make_others: Callable[[], Processors], others: Processors | None = None) -> None:
         self._make_others = make_others
-        self._others: Processors | None = None
+        self._others = others
         self._lock = threading.RLock()
         self._books = _Books()
         self._spans = SpanRecorder()
         self._spans.use_service_name(mlflow_hook.service_name())
+        self._choices: dict[int, _Choice] = {}
         self._late: set[int] = set()
 
     @property
@@ -132,30 +149,32 @@ class MlflowSpanRecorder(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
         """Choose where the span goes, and have MLflow take note of it."""
-        choice = self._choose(span)
-        claimed[span.context.span_id] = choice
+        choice = self._choices[span.context.span_id] = self._choose(span)
+        if choice.route is not None:
+            claimed.add(span.context.span_id)
         if choice.mlflow:
             for processor in self.others:
                 processor.on_start(span, parent_context)
-        else:
+            return
+        try:
             if self._books.adopt(span):
                 self._late.add(span.context.trace_id)
             self._books.on_start(span, parent_context)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may escape into the app
+            current_recorder().say("MLflow could not take note of a span: %s", one_line(repr(error)))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Record the span, and whatever MLflow knows of its trace with the root span. Never raises for our part."""
-        context = span.context
-        choice = claimed.get(context.span_id) if context else None
-        if context is None or not isinstance(choice, _Choice):
-            choice = _Choice(None, mlflow=True)  # it started before we were here
+        span_id = span.context.span_id if span.context else 0
+        choice = self._choices.pop(span_id, None)
         try:
-            if choice.route is not None:
+            if choice is not None and choice.route is not None:
                 self._record(span, choice.route)
         finally:
-            if context is not None:
-                claimed.pop(context.span_id, None)
-            if choice.mlflow:
-                for processor in self.others:
+            claimed.discard(span_id)
+            # One without a choice started before we were here.
+            if choice is None or choice.mlflow:
+                for processor in self._others or ():
                     processor.on_end(span)
             else:
                 self._close(span)
@@ -174,8 +193,8 @@ class MlflowSpanRecorder(SpanProcessor):
     def _choose(self, span: Span) -> _Choice:
         parent = span.parent
         if parent is not None and not parent.is_remote:
-            choice = claimed.get(parent.span_id)
-            if isinstance(choice, _Choice):
+            choice = self._choices.get(parent.span_id)
+            if choice is not None:
                 return choice
         route = context_route()
         if route is None and mlflow_hook.is_active():
@@ -194,17 +213,15 @@ class MlflowSpanRecorder(SpanProcessor):
     def _close(self, span: ReadableSpan) -> None:
         """Have MLflow forget a trace once its root, and every span that outlives the root, has ended."""
         trace_id = span.context.trace_id if span.context else 0
-        manager = InMemoryTraceManager.get_instance()
-        is_root = span.parent is None
-        if not is_root and trace_id not in self._late:
+        if span.parent is not None and trace_id not in self._late:
             return
-        with manager.get_trace(manager.get_mlflow_trace_id_from_otel_id(trace_id)) as trace:
-            is_over = trace is None or not any(item.end_time_ns is None for item in trace.span_dict.values())
-        if is_over:
-            self._late.discard(trace_id)
-            manager.pop_trace(trace_id)
-        else:
-            self._late.add(trace_id)
+        try:
+            if self._books.forget(trace_id):
+                self._late.discard(trace_id)
+            else:
+                self._late.add(trace_id)
+        except Exception as error:  # noqa: BLE001 - as in on_start
+            current_recorder().say("MLflow could not forget a trace: %s", one_line(repr(error)))
 
 
 def _experiment_id(span: ReadableSpan) -> str | None:
@@ -224,14 +241,19 @@ def _trace_id_of(span: ReadableSpan) -> str | None:
 
 
 def _carried(info: TraceInfo, root_span: ReadableSpan) -> dict[str, str]:
-    carried = {TAG_PREFIX + key: str(value) for key, value in info.tags.items()}
-    carried.update({METADATA_PREFIX + key: str(value) for key, value in info.trace_metadata.items()})
+    carried = {TAG_PREFIX + key: _text(value) for key, value in info.tags.items()}
+    carried.update({METADATA_PREFIX + key: _text(value) for key, value in info.trace_metadata.items()})
     for name in _TRACE_FIELDS:
         if value := getattr(info, name, None):
-            carried[f"mlflow.trace.{name}"] = str(value)
+            carried[f"mlflow.trace.{name}"] = _text(value)
     if info.state != TraceState.from_otel_status(root_span.status):
-        carried["mlflow.trace.state"] = str(info.state.value)
+        carried["mlflow.trace.state"] = _text(info.state)
     for key, attribute in ((TraceMetadataKey.TRACE_USER, "user.id"), (TraceMetadataKey.TRACE_SESSION, "session.id")):
         if value := info.trace_metadata.get(key):
-            carried[attribute] = str(value)
+            carried[attribute] = _text(value)
     return carried
+
+
+def _text(value: object) -> str:
+    # What str() makes of an enum whose members are texts is the member's name.
+    return str.__str__(value) if isinstance(value, str) else str(value)

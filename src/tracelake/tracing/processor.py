@@ -21,9 +21,8 @@ _routing = False  # whether any context was ever given one
 
 _SAMPLED = 1
 
-# Spans that the recorder of another front end sees to, by span id, and what it knows of each: in MLflow's global mode
-# they come by every processor of the provider.
-claimed: dict[int, object] = {}
+# Ids of spans that the recorder of another front end sees to: in MLflow's global mode they come by all processors.
+claimed: set[int] = set()
 
 
 @contextlib.contextmanager
