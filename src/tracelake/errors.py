@@ -48,7 +48,15 @@ class DeliveryError(TracelakeError):
 
 
 class TransientDeliveryError(DeliveryError):
-    """The same write may succeed soon."""
+    """The same write may succeed soon.
+
+    Attributes:
+        retry_after_s: seconds that the destination asks to be left alone for; 0 if it does not say.
+    """
+
+    def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PermanentDeliveryError(DeliveryError):

@@ -147,7 +147,7 @@ def test_broken_plugin_in_the_environment_leaves_the_app_alone(plugin: Lake) -> 
 def test_schemes_of_plugins_are_listed() -> None:
     """In the error for a scheme that there is not."""
     assert {"file", "s3", "lines", "lines-picky"} <= set(registered_schemes())
-    with pytest.raises(TargetError, match=r"there are: .*gs, lines, lines-missing"):
+    with pytest.raises(TargetError, match=r"there are: .*https, lines, lines-missing"):
         parse_target("line:///x")
 
 

@@ -118,8 +118,6 @@ def test_malformed_target_is_answered_with_what_to_write(target: str, seen: str,
         ("uc://main.obs.spans", "uc", "a Unity Catalog table"),
         ("main.obs", "uc", "a Unity Catalog table"),
         ("`my catalog`.obs.`spans.v2`", "uc", "a Unity Catalog table"),
-        ("http://localhost:5000", "http", "an MLflow tracking server"),
-        ("https://mlflow.example.com", "https", "an MLflow tracking server"),
         ("otlp+http://localhost:4318", "otlp+http", "the scheme 'otlp+http'"),
         ("databricks", "databricks", "a Databricks workspace"),
         ("databricks://profile", "databricks", "a Databricks workspace"),
@@ -150,6 +148,9 @@ SECRET = "wJalrXUtnFEMI/K7MDENG"
         f"abfss://container:{SECRET}@account/path",
         f"gs://user:{SECRET}@bucket",
         f"ftp://user:{SECRET}@host/path",
+        f"http://user:{SECRET}@host:5000",
+        f"https://host/path?token={SECRET}",
+        f"https://host/path#{SECRET}",
         f"http//user:{SECRET}@host",
         f"user:{SECRET}@host/path",
         f"file://user:{SECRET}@host/path",
@@ -280,9 +281,11 @@ targets = st.one_of(
     st.text(),
     st.builds(
         "{}{}{}".format,
-        st.sampled_from(["", "/", "./", "~", "file://", "s3://", "abfss://", "gs://", "uc://", "main.", "`"]),
+        st.sampled_from(
+            ["", "/", "./", "~", "file://", "s3://", "abfss://", "gs://", "uc://", "main.", "`", "http://"]
+        ),
         st.text(alphabet=st.sampled_from("ab.@:/?#%`[]\\ ~$*\u00e9\ud800\x00"), max_size=12),
-        st.sampled_from(["", "/x", "@b/c", ".x"]),
+        st.sampled_from(["", "/x", "@b/c", ".x", "?experiment=x", "?experiment_id=7"]),
     ),
 )
 
@@ -292,6 +295,8 @@ targets = st.one_of(
 @example("s3://b:port/x")
 @example("~\x00")
 @example("file:///%ff")
+@example("http://a?experiment=%ff")
+@example("http://a:\u0663")
 def test_any_text_is_a_destination_or_a_target_error(text: str) -> None:
     """Nothing else is ever raised, and what is understood is understood again by its own name."""
     try:

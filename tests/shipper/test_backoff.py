@@ -45,3 +45,16 @@ def test_success_forgets_failures() -> None:
     assert (backoff.attempts, backoff.next_try_s) == (0, 0.0)
     backoff.failed(100.0, permanent=False)
     assert backoff.next_try_s <= 100.5
+
+
+def test_destination_is_left_alone_for_as_long_as_it_asks() -> None:
+    """If that is longer than we would have waited, and up to five minutes; a success ends it."""
+    backoff = Backoff(random.Random(1))
+    backoff.failed(100.0, permanent=False, at_least_s=30)
+    assert (backoff.next_try_s, backoff.asked_until_s) == (130.0, 130.0)
+    backoff.failed(100.0, permanent=False, at_least_s=0.01)
+    assert backoff.next_try_s > backoff.asked_until_s == 100.01
+    backoff.failed(100.0, permanent=False, at_least_s=86_400)
+    assert backoff.next_try_s == 400.0
+    backoff.succeeded()
+    assert (backoff.next_try_s, backoff.asked_until_s) == (0.0, 0.0)

@@ -12,6 +12,7 @@ import os
 import re
 import time
 from base64 import b64encode
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from tracelake.errors import DeliveryError, PermanentDeliveryError, TransientDeliveryError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
 _TIMEOUTS_S = (10.0, 120.0)  # to connect, and between two bytes of an answer; the latter is MLflow's own
-_LONGEST_WAIT_S = 5.0
 _MAX_REASON = 500
 
 # These the caller of a call understands: what was asked for is not there, or is wrong.
@@ -108,18 +108,18 @@ class MlflowApi:
         if _error_code(response) == _MISSING:
             return None
         self._check(response, "Name an experiment that the server has.")
-        found: dict[str, Any] = self._object(response).get("experiment", {})
-        return found
+        return self._part(response, "experiment")
 
     def _trace_info(self, response: Response) -> dict[str, Any]:
         self._check(response, "See the server's log.")
-        found: dict[str, Any] = self._object(response).get("trace", {}).get("trace_info", {})
-        return found
+        return self._part(response, "trace", "trace_info")
 
-    def _object(self, response: Response) -> dict[str, Any]:
-        found = _json(response)
-        if not found:
-            raise PermanentDeliveryError(f"{self._server} answered with something else than JSON. {_OTHER_SERVER}")
+    def _part(self, response: Response, *keys: str) -> dict[str, Any]:
+        found: Any = _json(response)
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            raise PermanentDeliveryError(f"{self._server} does not answer as MLflow does. {_OTHER_SERVER}")
         return found
 
     def _refusal(self, response: Response, needed: str) -> str | None:
@@ -155,10 +155,6 @@ class MlflowApi:
     def _call(self, method: str, path: str, **options: Any) -> Response:
         """Return the server's answer if it is one of success, or that the request is wrong."""
         response = self._ask(method, path, **options)
-        wait_s = _retry_after_s(response)
-        if wait_s is not None:
-            time.sleep(wait_s)
-            response = self._ask(method, path, **options)
         error = self._error(response)
         if error is not None:
             raise error
@@ -220,7 +216,10 @@ class MlflowApi:
                 "database (mlflow migrate-filestore), and start it on that (mlflow server --backend-store-uri URI)."
             )
         if status in _TRANSIENT or status >= 500:
-            return TransientDeliveryError(f"{self._server} answered {status}: {reason}. It is tried again.")
+            return TransientDeliveryError(
+                f"{self._server} answered {status}: {reason}. It is tried again.",
+                retry_after_s=_retry_after_s(response.headers.get("Retry-After", "")),
+            )
         return PermanentDeliveryError(f"{self._server} answered {status}: {reason}. {_OTHER_SERVER}")
 
     def _authorize(self, request: PreparedRequest) -> PreparedRequest:
@@ -259,12 +258,14 @@ def _insecure() -> bool:
     return os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
 
 
-def _retry_after_s(response: Response) -> float | None:
-    """Return how long a busy server wants to be left alone, if that is short enough to wait for it here."""
-    text = response.headers.get("Retry-After", "")
-    if response.status_code not in (429, 503) or not (text.isascii() and text.isdigit()):
-        return None
-    return float(text) if float(text) <= _LONGEST_WAIT_S else None
+def _retry_after_s(value: str) -> float:
+    """Return the seconds that a Retry-After header asks for, which holds these or a date (RFC 9110, section 10.2.3)."""
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _json(response: Response) -> dict[str, Any]:

@@ -171,12 +171,12 @@ class MlflowServerSink:
         Raises:
             DeliveryError: there is no such place, or it does not take spans.
         """
-        self._experiment_id = self._existing_experiment() or ""
-        if not self._experiment_id:
+        experiment_id = self._existing_experiment()
+        if experiment_id is None:
             name = self._destination.experiment
             return Finding("ok", f"There is no experiment {name!r} yet; the first delivery makes it.")
-        self._see_whether_any_is_taken()
-        return Finding("ok", f"The experiment with the id {self._experiment_id} takes spans.")
+        self._see_whether_any_is_taken(experiment_id)
+        return Finding("ok", f"The experiment with the id {experiment_id} takes spans.")
 
     def _write(self, batch: Batch) -> list[Rejection]:
         rejections: list[Rejection] = []
@@ -215,7 +215,7 @@ class MlflowServerSink:
                     return []
                 reason = f"{self._destination.server} does not take the span: {refusal}."
                 if not any_is_taken:
-                    self._see_whether_any_is_taken()
+                    self._see_whether_any_is_taken(self._experiment_id)
                     any_is_taken = True
         if len(spans) == 1:
             return [Rejection(spans[0][0], reason)]
@@ -226,9 +226,9 @@ class MlflowServerSink:
             for rejection in self._send(half, any_is_taken=any_is_taken)
         ]
 
-    def _see_whether_any_is_taken(self) -> None:
+    def _see_whether_any_is_taken(self, experiment_id: str) -> None:
         """Raise what the server has against all requests, so that no span is set aside for it."""
-        refusal = self._api.send_spans(self._experiment_id, _NO_SPANS)
+        refusal = self._api.send_spans(experiment_id, _NO_SPANS)
         if refusal is not None:
             raise PermanentDeliveryError(
                 f"{self._destination.server} takes no spans at all: {refusal}. See its log, and that of what is before "

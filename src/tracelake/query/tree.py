@@ -163,7 +163,8 @@ class _Tree:
             yield self._row("", "", below, [(self._red, f"ERROR: {preview(span.status_message) or '(no message)'}")])
         if node.parent is not None and start < node.parent.start_time_unix_nano:
             early = duration_text(node.parent.start_time_unix_nano - start)
-            yield self._row("", "", below, [(self._dim, f"starts {early} before its parent: the clocks differ")])
+            why = ": the clocks differ" if span.resource != node.parent.resource else ""
+            yield self._row("", "", below, [(self._dim, f"starts {early} before its parent{why}")])
         for label, key in (("in ", SPAN_INPUTS), ("out", SPAN_OUTPUTS)):
             if key in span.attributes:
                 text = preview(json_text(span.attributes[key]))

@@ -16,6 +16,7 @@ from tracelake.errors import (
     LedgerError,
     PermanentDeliveryError,
     TracelakeError,
+    TransientDeliveryError,
 )
 from tracelake.redaction import one_line
 from tracelake.settings import Settings
@@ -82,7 +83,7 @@ class LaneShipper:
         """
         requested_ns = self.lane.flush_requested_ns()
         flush = flush or requested_ns != self._flushed_ns
-        if not flush and self._clock() < self._backoff.next_try_s:
+        if self._clock() < (self._backoff.asked_until_s if flush else self._backoff.next_try_s):
             return False
         try:
             more = self._settle() or self._ship_next(flush=flush)
@@ -236,7 +237,8 @@ class LaneShipper:
             _log.warning("lane %s: %s", self.lane.name, text, exc_info=error if unexpected else None)
         self.close()
         self._ledger = None
-        self._backoff.failed(self._clock(), permanent=permanent)
+        at_least_s = error.retry_after_s if isinstance(error, TransientDeliveryError) else 0.0
+        self._backoff.failed(self._clock(), permanent=permanent, at_least_s=at_least_s)
         self._set_delivery(Delivery("stopped" if permanent else "retrying", text, self._backoff.attempts))
 
     def _set_delivery(self, delivery: Delivery) -> None:

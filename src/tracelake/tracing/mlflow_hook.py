@@ -95,10 +95,13 @@ def current_span() -> trace.Span | None:
         return None
 
 
-def remote_context(headers: dict[str, str]) -> contextlib.AbstractContextManager[None]:
+def remote_context(parent: trace.SpanContext) -> contextlib.AbstractContextManager[None]:
     """Return what makes MLflow's spans children of the caller's, as OpenTelemetry's are."""
-    enter = getattr(sys.modules.get("mlflow.tracing"), "set_tracing_context_from_http_request_headers", None)
-    return contextlib.nullcontext() if enter is None else enter(headers)
+    if not hasattr(sys.modules.get("mlflow.tracing"), "set_tracing_context_from_http_request_headers"):
+        return contextlib.nullcontext()  # not imported, or not yet
+    from tracelake.tracing import mlflow_provider
+
+    return mlflow_provider.RemoteContext(parent)
 
 
 def tracking_uri_is_set_in_code() -> bool:

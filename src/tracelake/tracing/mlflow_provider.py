@@ -18,7 +18,9 @@ from typing import Any
 import mlflow
 from mlflow.tracing import provider as mlflow_provider
 from opentelemetry import trace as otel_trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from tracelake.tracing import mlflow_hook
 
@@ -40,6 +42,37 @@ def current_span() -> otel_trace.Span | None:
     """Return the current span of MLflow's own context."""
     span: otel_trace.Span | None = mlflow_provider.get_current_otel_span()
     return span
+
+
+class RemoteContext:
+    """Makes the spans that MLflow starts in the with-body children of a caller's span.
+
+    As MLflow's own context manager, which is a generator: one that is left to the garbage collector, in a context of
+    another request, complains.
+    """
+
+    def __init__(self, parent: SpanContext) -> None:
+        self._parent = parent
+        self._token: Any = None
+        self._is_registered = False
+
+    def __enter__(self) -> None:
+        # In the global mode MLflow's context is OpenTelemetry's, where the parent is already.
+        if mlflow_provider.get_context_api() is mlflow_provider.mlflow_runtime_context:
+            context = otel_trace.set_span_in_context(NonRecordingSpan(self._parent), Context())
+            self._token = mlflow_provider.mlflow_runtime_context.attach(context)
+        if not mlflow_hook.is_installed():
+            from tracelake.tracing.mlflow_spans import register_remote_trace
+
+            self._is_registered = register_remote_trace(self._parent.trace_id)
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            mlflow_provider.mlflow_runtime_context.detach(self._token)
+        if self._is_registered:
+            from tracelake.tracing.mlflow_spans import forget_trace
+
+            forget_trace(self._parent.trace_id)
 
 
 def _wrap(make: Callable[..., Processors]) -> Callable[..., Processors]:

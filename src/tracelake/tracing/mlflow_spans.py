@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,11 @@ from mlflow.tracing import provider as mlflow_provider
 from mlflow.tracing.constant import SpanAttributeKey, TraceMetadataKey
 from mlflow.tracing.processor.base_mlflow import BaseMlflowSpanProcessor
 from mlflow.tracing.trace_manager import InMemoryTraceManager
-from mlflow.tracing.utils import generate_trace_id_v3, get_otel_attribute
+from mlflow.tracing.utils import (
+    generate_mlflow_trace_id_from_otel_trace_id,
+    generate_trace_id_v3,
+    get_otel_attribute,
+)
 from mlflow.tracking import fluent as mlflow_tracking
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -28,6 +33,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from tracelake.recorder.recorder import Route, current_recorder
 from tracelake.redaction import one_line
 from tracelake.tracing import mlflow_hook
+from tracelake.tracing.otel_span import kept_part
 from tracelake.tracing.processor import SpanRecorder, claimed, context_route
 
 # How a root span carries what belongs to its trace; docs/mlflow.md.
@@ -43,6 +49,14 @@ class _Choice(NamedTuple):
 
     route: Route | None
     mlflow: bool
+
+
+class _Started(NamedTuple):
+    """A span under way; `kept` sees to it that nothing else is taken for it once it is gone."""
+
+    span_id: int
+    choice: _Choice
+    kept: weakref.ref[object]
 
 
 class _NoExporter(SpanExporter):
@@ -69,17 +83,6 @@ class _Books(BaseMlflowSpanProcessor):  # type: ignore[misc]
         self._trace_manager.register_trace(root_span.context.trace_id, info)
         return info
 
-    def adopt(self, span: Span) -> bool:
-        """Take up a trace that MLflow does not know, and would not let a span into; say whether it was one.
-
-        Its root is a span of OpenTelemetry's alone, here or in another service, or ended before this one started.
-        """
-        if span.parent is None or _trace_id_of(span) is not None:
-            return False
-        info = TraceInfo(generate_trace_id_v3(span), None, None, TraceState.IN_PROGRESS)
-        self._trace_manager.register_trace(span.context.trace_id, info, is_remote_trace=True)
-        return True
-
     def finish(self, root_span: ReadableSpan) -> dict[str, str]:
         """Complete MLflow's account of a trace whose root span has ended, and return the attributes that carry it."""
         trace_id = _trace_id_of(root_span)
@@ -92,21 +95,6 @@ class _Books(BaseMlflowSpanProcessor):  # type: ignore[misc]
                 current_recorder().say("MLflow could not complete trace %s: %s", trace_id, one_line(repr(error)))
             mlflow_fluent._set_last_active_trace_id(trace_id)
             return _carried(trace.info, root_span)
-
-    def forget(self, trace_id: int) -> bool:
-        """Drop what MLflow holds of a trace, unless a span of it is under way; say whether that is done.
-
-        Its own `pop_trace` would copy all spans, for an exporter.
-        """
-        manager = self._trace_manager
-        with manager._lock:
-            known_as = manager.get_mlflow_trace_id_from_otel_id(trace_id)
-            trace = manager._traces.get(known_as)
-            if trace is not None and any(span.end_time_ns is None for span in trace.span_dict.values()):
-                return False
-            manager._traces.pop(known_as, None)
-            manager._otel_id_to_mlflow_trace_id.pop(trace_id, None)
-            return True
 
 
 class MlflowSpanRecorder(SpanProcessor):
@@ -124,7 +112,8 @@ class MlflowSpanRecorder(SpanProcessor):
         self._books = _Books()
         self._spans = SpanRecorder()
         self._spans.use_service_name(mlflow_hook.service_name())
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _Choice] = {}  # by span id, for the children of a span
+        self._started: dict[int, _Started] = {}  # by the id() of a span's kept part
         self._late: set[int] = set()
 
     @property
@@ -149,15 +138,20 @@ class MlflowSpanRecorder(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
         """Choose where the span goes, and have MLflow take note of it."""
-        choice = self._choices[span.context.span_id] = self._choose(span)
+        kept, span_id = kept_part(span), span.context.span_id
+        key = id(kept)
+        choice = self._choices[span_id] = self._choose(span)
+        self._started[key] = _Started(span_id, choice, weakref.ref(kept, lambda _: self._drop(key)))
         if choice.route is not None:
-            claimed.add(span.context.span_id)
+            claimed.add(key)
         if choice.mlflow:
             for processor in self.others:
                 processor.on_start(span, parent_context)
             return
         try:
-            if self._books.adopt(span):
+            # MLflow lets no span into a trace it does not know: one whose root is a span of OpenTelemetry's alone, here
+            # or in another service, or ended before this span started.
+            if span.parent is not None and register_remote_trace(span.context.trace_id):
                 self._late.add(span.context.trace_id)
             self._books.on_start(span, parent_context)
         except Exception as error:  # noqa: BLE001 - nothing of ours may escape into the app
@@ -165,14 +159,14 @@ class MlflowSpanRecorder(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Record the span, and whatever MLflow knows of its trace with the root span. Never raises for our part."""
-        span_id = span.context.span_id if span.context else 0
-        choice = self._choices.pop(span_id, None)
+        key = id(kept_part(span))
+        started = self._started.get(key)
+        choice = started.choice if started else None  # None: it started before we were here
         try:
             if choice is not None and choice.route is not None:
                 self._record(span, choice.route)
         finally:
-            claimed.discard(span_id)
-            # One without a choice started before we were here.
+            self._drop(key)
             if choice is None or choice.mlflow:
                 for processor in self._others or ():
                     processor.on_end(span)
@@ -189,6 +183,13 @@ class MlflowSpanRecorder(SpanProcessor):
         for processor in self._others or ():
             processor.shutdown()
         self._spans.shutdown()
+
+    def _drop(self, key: int) -> None:
+        """Forget a span that has ended, or was dropped without an end."""
+        claimed.discard(key)
+        started = self._started.pop(key, None)
+        if started is not None:
+            self._choices.pop(started.span_id, None)
 
     def _choose(self, span: Span) -> _Choice:
         parent = span.parent
@@ -216,12 +217,38 @@ class MlflowSpanRecorder(SpanProcessor):
         if span.parent is not None and trace_id not in self._late:
             return
         try:
-            if self._books.forget(trace_id):
+            if forget_trace(trace_id):
                 self._late.discard(trace_id)
             else:
                 self._late.add(trace_id)
         except Exception as error:  # noqa: BLE001 - as in on_start
             current_recorder().say("MLflow could not forget a trace: %s", one_line(repr(error)))
+
+
+def register_remote_trace(trace_id: int) -> bool:
+    """Have MLflow take up a trace that began elsewhere; say whether it did not know it."""
+    manager = InMemoryTraceManager.get_instance()
+    if manager.get_mlflow_trace_id_from_otel_id(trace_id) is not None:
+        return False
+    info = TraceInfo(generate_mlflow_trace_id_from_otel_trace_id(trace_id), None, None, TraceState.IN_PROGRESS)
+    manager.register_trace(trace_id, info, is_remote_trace=True)
+    return True
+
+
+def forget_trace(trace_id: int) -> bool:
+    """Drop what MLflow holds of a trace, unless a span of it is under way; say whether that is done.
+
+    Its own `pop_trace` would copy all spans, for an exporter.
+    """
+    manager = InMemoryTraceManager.get_instance()
+    with manager._lock:
+        known_as = manager.get_mlflow_trace_id_from_otel_id(trace_id)
+        trace = manager._traces.get(known_as)
+        if trace is not None and any(span.end_time_ns is None for span in trace.span_dict.values()):
+            return False
+        manager._traces.pop(known_as, None)
+        manager._otel_id_to_mlflow_trace_id.pop(trace_id, None)
+        return True
 
 
 def _experiment_id(span: ReadableSpan) -> str | None:
@@ -246,7 +273,7 @@ def _carried(info: TraceInfo, root_span: ReadableSpan) -> dict[str, str]:
     for name in _TRACE_FIELDS:
         if value := getattr(info, name, None):
             carried[f"mlflow.trace.{name}"] = _text(value)
-    if info.state != TraceState.from_otel_status(root_span.status):
+    if info.state not in (TraceState.OK, TraceState.from_otel_status(root_span.status)):
         carried["mlflow.trace.state"] = _text(info.state)
     for key, attribute in ((TraceMetadataKey.TRACE_USER, "user.id"), (TraceMetadataKey.TRACE_SESSION, "session.id")):
         if value := info.trace_metadata.get(key):

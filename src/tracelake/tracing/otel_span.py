@@ -81,6 +81,11 @@ class Origins:
         return pack(SpanResource(attributes, schema_url=resource.schema_url or ""))
 
 
+def kept_part(span: ReadableSpan) -> object:
+    """Return what a span keeps to its end: it is another object then, and one of MLflow's may have another id."""
+    return getattr(span, "_attributes", span)
+
+
 def to_record(span: ReadableSpan, context: SpanContext, origins: Origins) -> SpanRecord:
     """Return the record of an ended span; `context` is the span's own."""
     try:

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanContext
 
 from tracelake.recorder.recorder import Recorder, Route, current_recorder
 from tracelake.spool.writer import LaneWriter
-from tracelake.tracing.otel_span import Origins, to_record
+from tracelake.tracing.otel_span import Origins, kept_part, to_record
 
 # Where a context-local destination travels: the OpenTelemetry context goes wherever the current span does.
 _ROUTE_KEY = otel_context.create_key("tracelake-route")
@@ -21,7 +21,8 @@ _routing = False  # whether any context was ever given one
 
 _SAMPLED = 1
 
-# Ids of spans that the recorder of another front end sees to: in MLflow's global mode they come by all processors.
+# Spans that another front end's recorder sees to, by the id() of their kept part: in MLflow's global mode they come by
+# every processor of the provider.
 claimed: set[int] = set()
 
 
@@ -84,7 +85,7 @@ class SpanRecorder(SpanProcessor):
             if recorder is None:
                 recorder = self._recorder = current_recorder()
             context = span.context
-            if context is None or (claimed and context.span_id in claimed):
+            if context is None or (claimed and id(kept_part(span)) in claimed):
                 return
             route = self._routed.pop(context.span_id, None) if self._routed else None
             if not context[3] & _SAMPLED:

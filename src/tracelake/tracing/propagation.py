@@ -226,10 +226,7 @@ def _enter_mlflow_context(stack: contextlib.ExitStack, received: _Received) -> N
     if received.parent is None or not current.is_valid:
         return
     try:
-        headers = {TRACEPARENT: format_traceparent(current)}
-        if current.trace_state:
-            headers[TRACESTATE] = current.trace_state.to_header()
-        stack.enter_context(mlflow_hook.remote_context(headers))
+        stack.enter_context(mlflow_hook.remote_context(current))
     except Exception as error:  # noqa: BLE001 - a request never fails for its trace
         warn_once(
             ("mlflow", type(error)),
