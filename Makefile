@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A process for each core; the tests of a module share its servers.
+PARALLEL := -n auto --dist loadscope
 
 .PHONY: help demo test test-slow test-pythons test-oldest test-mlflow check bench docs clean
 
@@ -18,19 +20,24 @@ help:
 	@echo "make docs          run every example in README and docs"
 	@echo "make clean         remove .venv and what the targets made"
 
-$(STAMP): pyproject.toml
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "tracelake needs Python 3.10 or newer; run: make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "Setting up $(VENV) (once, about a minute) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
 
-demo: $(STAMP)
+# What the demo needs is there in a minute; the tests need MLflow and others besides.
+$(VENV)/.demo $(STAMP): pyproject.toml | $(VENV)/bin/python
+	@echo "Setting up $(VENV) (once, a minute or two) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
+	@touch $@
+$(VENV)/.demo: EXTRA := demo
+$(STAMP): EXTRA := dev
+
+demo: $(or $(wildcard $(STAMP)),$(VENV)/.demo)
 	@$(BIN)/tracelake demo
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[spark]'

@@ -252,6 +252,7 @@ def test_server_records_into_the_table(lake: Lake, tmp_path: Path) -> None:
         root = linked[f"gateway/{name}"]
         assert len(linked) == 2
         assert root["attributes"]["mlflow.experimentId"] == gateway.experiments[name]
+        assert root["attributes"]["mlflow.trace.metadata.mlflow.gateway.requestType"] == "unified/chat"
         assert json.loads(root["attributes"]["mlflow.spanInputs"])["messages"] == [QUESTION]
         if name == "chat":
             assert json.loads(used["attributes"]["mlflow.chat.tokenUsage"]) == TOKENS

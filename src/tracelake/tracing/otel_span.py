@@ -237,7 +237,7 @@ def _decode_mlflow(attributes: dict[str, Any], scope: InstrumentationScope | Non
 def _json_value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # the first was no ValueError in msgspec 0.19
         # NaN and lone surrogates, which only Python takes for JSON, or else a text that was set without MLflow.
         try:
             return json.loads(text)
