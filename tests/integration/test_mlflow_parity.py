@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable
+from opentelemetry.attributes import BoundedAttributes
 
 from tests.lake import Lake, open_lake
 from tests.workspace_stub import TOKEN, Workspace
@@ -65,7 +66,10 @@ LIBRARY_VALUES = {
         "float zero": (None, 0.0),
         "false": (None, False),
         "empty": (None, []),
-        "bytes of a number": (12, b"12"),
+        "bytes of a number": (
+            12,
+            BoundedAttributes(attributes={"b": b"12"})["b"],
+        ),  # early versions make texts of bytes
     },
     # What MLflow sets on a span of a library is JSON, too, and cannot be told from the library's texts.
     "otel by mlflow": {
@@ -319,6 +323,7 @@ def test_both_have_the_same_spans(runs: Runs) -> None:
 
 def test_mlflow_is_asked_for_nothing(runs: Runs) -> None:
     """With tracelake, MLflow warns of nothing that it does not warn of by itself, and sets up no store."""
-    processor = "Span processor fail failed"
+    own = {line.rpartition(" WARNING ")[2] for line in runs.outputs[0].splitlines()}
+    assert any("Span processor fail failed" in line for line in own)
     for output in runs.outputs[1:]:
-        assert [line for line in output.splitlines() if processor not in line] == []
+        assert {line.rpartition(" WARNING ")[2] for line in output.splitlines()} <= own
