@@ -420,23 +420,32 @@ def test_environment_alone_is_enough(lake: Lake) -> None:
     assert result(output) == []
 
 
-def test_unknown_mlflow_is_left_alone(lake: Lake) -> None:
+@pytest.mark.parametrize(
+    "moved",
+    [
+        "provider._TracerProviderWrapper.get = property(lambda self: 1 / 0)",
+        "from mlflow.tracing.processor import base_mlflow; del base_mlflow.BaseMlflowSpanProcessor",
+    ],
+    ids=["provider", "processor"],
+)
+def test_unknown_mlflow_is_left_alone(lake: Lake, moved: str) -> None:
     """A later version may have moved what we need: that is logged once, and the program goes on without us."""
     output = run(
         lake,
-        """
+        f"""
 import mlflow.tracing.provider
 from mlflow.tracing import provider
 mlflow.set_tracking_uri(URI)
-del provider._TracerProviderWrapper.get
-provider._TracerProviderWrapper.get = property(lambda self: 1 / 0)
+mlflow.set_experiment("e")
+{moved}
 import tracelake
 logging.basicConfig()
 tracelake.set_destination("./table")
 tracelake.set_destination("./table")
 with tracelake.start_span("ours"):
-    pass
-print(tracelake.get_tracing_context_headers_for_http_request())
+    tracelake.get_tracing_context_headers_for_http_request()
+span("mlflow's")
+tracelake.get_tracing_context_headers_for_http_request()
 """,
     )
     assert output.count("This version of MLflow is not supported") == 1

@@ -9,11 +9,15 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from opentelemetry import trace
 
 _log = logging.getLogger("tracelake")
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -85,14 +89,7 @@ def has_put_away(provider: trace.TracerProvider, *, was_set: bool) -> bool:
 
 def current_span() -> trace.Span | None:
     """Return the current span of MLflow's own context, or None if MLflow is not in use. Never raises."""
-    if "mlflow.tracing.provider" not in sys.modules or _hook.is_broken:
-        return None
-    try:
-        from tracelake.tracing import mlflow_provider
-
-        return mlflow_provider.current_span()
-    except Exception:  # noqa: BLE001 - as in attach
-        return None
+    return guard(_current_span) if "mlflow.tracing.provider" in sys.modules else None
 
 
 def remote_context(parent: trace.SpanContext) -> contextlib.AbstractContextManager[None]:
@@ -111,15 +108,32 @@ def tracking_uri_is_set_in_code() -> bool:
 
 def attach() -> None:
     """Bring MLflow's tracer provider into line with what is set, once MLflow is imported. Never raises."""
-    if "mlflow.tracing.provider" not in sys.modules or _hook.is_broken:
-        return
-    try:
-        from tracelake.tracing import mlflow_provider
+    if "mlflow.tracing.provider" in sys.modules:
+        guard(_attach)
 
-        mlflow_provider.attach()
+
+def guard(function: Callable[[], _T]) -> _T | None:
+    """Call what relies on private parts of MLflow; None if they are not what we know, now or at an earlier call."""
+    if _hook.is_broken:
+        return None
+    try:
+        return function()
     except Exception:  # noqa: BLE001 - a version of MLflow that we do not know must not take the app down
         _hook.is_broken = True
         _log.exception(
             "This version of MLflow is not supported: its spans go where MLflow sends them, and not to tracelake. "
             "Install one that docs/mlflow.md names."
         )
+        return None
+
+
+def _attach() -> None:
+    from tracelake.tracing import mlflow_provider
+
+    mlflow_provider.attach()
+
+
+def _current_span() -> trace.Span | None:
+    from tracelake.tracing import mlflow_provider
+
+    return mlflow_provider.current_span()

@@ -70,22 +70,25 @@ class RemoteContext:
         if self._token is not None:
             mlflow_provider.mlflow_runtime_context.detach(self._token)
         if self._is_registered:
-            from tracelake.tracing.mlflow_spans import forget_trace
+            from mlflow.tracing.trace_manager import InMemoryTraceManager
 
-            forget_trace(self._parent.trace_id)
+            InMemoryTraceManager.get_instance().pop_trace(self._parent.trace_id)
 
 
 def _wrap(make: Callable[..., Processors]) -> Callable[..., Processors]:
     @functools.wraps(make)
     def make_processors(disabled: bool = False) -> Processors:
-        if disabled or not mlflow_hook.is_installed():
-            return make(disabled=disabled)
-        from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
-
-        _settle_tracking_uri()
-        return [MlflowSpanRecorder(make)]
+        ours = mlflow_hook.guard(lambda: _ours(make)) if mlflow_hook.is_installed() and not disabled else None
+        return make(disabled=disabled) if ours is None else ours
 
     return make_processors
+
+
+def _ours(make: Callable[..., Processors]) -> Processors:
+    from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
+
+    _settle_tracking_uri()
+    return [MlflowSpanRecorder(make)]
 
 
 def _settle_tracking_uri() -> None:
@@ -98,8 +101,9 @@ def _settle_tracking_uri() -> None:
 
 def _exchange(active: Any) -> None:
     """Put our processor in place of MLflow's, or theirs in place of ours; those of others stay where they are."""
-    if not any(type(item).__module__.startswith((_OWN_PROCESSORS, __package__)) for item in active._span_processors):
-        return
+    modules = (_OWN_PROCESSORS, f"{__package__}.mlflow_spans")
+    if not any(type(item).__module__.startswith(modules) for item in active._span_processors):
+        return  # as while MLflow is on its way in, when `mlflow_spans` cannot be imported
     from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
 
     with active._lock:

@@ -59,16 +59,31 @@ class _Started(NamedTuple):
     kept: weakref.ref[object]
 
 
-class _NoExporter(SpanExporter):
+class _Exporter(SpanExporter):
+    """What MLflow finds behind its processors: it exports nothing, and can be asked to flush, as `_async_queue`."""
+
+    def __init__(self, others: Callable[[], Processors] = list) -> None:
+        self._others = others
+        self._async_queue = self
+
     def export(self, _: Sequence[ReadableSpan]) -> SpanExportResult:
         return SpanExportResult.SUCCESS
+
+    def flush(self, terminate: bool = False) -> None:
+        """Wait until spans are delivered, ours and those that MLflow has; `mlflow.flush_trace_async_logging` does."""
+        for processor in self._others():
+            queue = getattr(getattr(processor, "span_exporter", None), "_async_queue", None)
+            if queue is not None:
+                queue.flush(terminate=terminate)
+        recorder = current_recorder()
+        recorder.flush(recorder.settings.exit_timeout_s)
 
 
 class _Books(BaseMlflowSpanProcessor):  # type: ignore[misc]
     """MLflow's own bookkeeping of traces under way, with no exporter behind it, and no request to a server."""
 
     def __init__(self) -> None:
-        super().__init__(span_exporter=_NoExporter(), export_metrics=False)
+        super().__init__(span_exporter=_Exporter(), export_metrics=False)
 
     def _start_trace(self, root_span: Span) -> TraceInfo:
         info = TraceInfo(
@@ -110,6 +125,7 @@ class MlflowSpanRecorder(SpanProcessor):
         self._others = others
         self._lock = threading.RLock()
         self._books = _Books()
+        self.span_exporter = _Exporter(lambda: self._others or [])
         self._spans = SpanRecorder()
         self._spans.use_service_name(mlflow_hook.service_name())
         self._choices: dict[int, _Choice] = {}  # by span id, for the children of a span
@@ -123,14 +139,6 @@ class MlflowSpanRecorder(SpanProcessor):
             if self._others is None:
                 self._others = self._make_others()
             return self._others
-
-    @property
-    def span_exporter(self) -> SpanExporter | None:
-        """What MLflow flushes when it is asked to: the exporter of its own processors."""
-        for processor in self._others or ():
-            if exporter := getattr(processor, "span_exporter", None):
-                return exporter  # type: ignore[no-any-return]
-        return None
 
     def use_service_name(self, service_name: str | None) -> None:
         """Write this `service.name` in place of that of the spans' resources; None leaves theirs."""
