@@ -261,13 +261,14 @@ def forget_trace(trace_id: int) -> bool:
 
 def _experiment_id(span: ReadableSpan) -> str | None:
     """Return the experiment that the program has chosen for a trace; None if that is up to the environment."""
-    if chosen := get_otel_attribute(span, SpanAttributeKey.EXPERIMENT_ID):
-        return str(chosen)
+    chosen = None
     with contextlib.suppress(Exception):  # MLflow refuses some values of its own MLFLOW_TRACING_DESTINATION
-        if chosen := getattr(mlflow_provider._MLFLOW_TRACE_USER_DESTINATION.get(), "experiment_id", None):
-            return str(chosen)
-    run = mlflow_tracking._get_latest_active_run()
-    return str(run.info.experiment_id) if run else None
+        chosen = get_otel_attribute(span, SpanAttributeKey.EXPERIMENT_ID) or getattr(
+            mlflow_provider._MLFLOW_TRACE_USER_DESTINATION.get(), "experiment_id", None
+        )
+    run = None if chosen else mlflow_tracking._get_latest_active_run()
+    chosen = run.info.experiment_id if run else chosen
+    return None if chosen is None else str(chosen)
 
 
 def _trace_id_of(span: ReadableSpan) -> str | None:
