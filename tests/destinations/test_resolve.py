@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tracelake import TargetError
-from tracelake.destinations.resolve import resolve_environment
+from tracelake.destinations.resolve import resolve_environment, resolve_named
 from tracelake.destinations.targets import registered_schemes
 
 TABLE = {"TRACELAKE_DESTINATION": "/data/ours"}
@@ -117,3 +117,23 @@ def test_environment_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> 
     """Unless another is given."""
     monkeypatch.setenv("TRACELAKE_DESTINATION", "/data/here")
     assert [item.target for item in resolve_environment().destinations] == ["/data/here"]
+
+
+def test_location_of_mlflow_is_what_mlflow_means_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment of the server of the tracking URI, a schema's default table, or a table by its prefix."""
+    locations = pytest.importorskip("mlflow.entities.trace_location")
+    experiment = locations.MlflowExperimentLocation("7")
+    with pytest.raises(TargetError, match=r"experiment_id='7'\) names no place.*Set the tracking URI"):
+        resolve_named(experiment)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert [item.target for item in resolve_named([experiment, "/data/ours"])] == [
+        "http://localhost:5000?experiment_id=7",
+        "/data/ours",
+    ]
+    with pytest.raises(TargetError, match=r"The target 'main\.obs' names a Unity Catalog table"):
+        resolve_named(locations.UCSchemaLocation("main", "obs"))
+    if hasattr(locations, "UnityCatalog"):
+        with pytest.raises(TargetError, match=r"The target 'main\.`my obs`\.agent_otel_spans' names a Unity Catalog"):
+            resolve_named(locations.UnityCatalog("main", "my obs", "agent"))
+        with pytest.raises(TargetError, match=r"names no place for spans\. Give it a table_prefix"):
+            resolve_named(locations.UnityCatalog("main", "obs"))

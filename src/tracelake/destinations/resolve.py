@@ -9,13 +9,15 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from tracelake.destinations.base import Destination, shown_target
-from tracelake.destinations.targets import parse_target, parse_targets, split_targets
+from tracelake.destinations.targets import Target, parse_target, parse_targets, split_targets
 from tracelake.errors import TargetError
+from tracelake.redaction import one_line
 
 # Where spans go when nothing at all is set: a table beside the program.
 DEFAULT_TARGET = "./tracelake/spans"
@@ -84,6 +86,21 @@ def resolve_environment(environ: Mapping[str, str] | None = None) -> Resolved:
     return Resolved((parse_target(DEFAULT_TARGET),), "the default")
 
 
+def resolve_named(target: Target | Sequence[Target]) -> tuple[Destination, ...]:
+    """Return the destinations that code names. A trace location of MLflow's is what MLflow means by it.
+
+    Raises:
+        TargetError: one is not understood, or not allowed.
+    """
+    environ = read_environment()
+    if isinstance(target, (list, tuple)):
+        destinations = parse_targets([_without_location(item, environ) for item in target])
+    else:
+        destinations = parse_targets(_without_location(target, environ))
+    require_unity_catalog(destinations, environ["MLFLOW_TRACKING_URI"])
+    return destinations
+
+
 def is_databricks(tracking_uri: str) -> bool:
     """Say whether a tracking URI is that of a Databricks workspace."""
     return bool(_DATABRICKS.match(tracking_uri))
@@ -106,6 +123,30 @@ def require_unity_catalog(destinations: Iterable[Destination], tracking_uri: str
             "Set TRACELAKE_DESTINATION=catalog.schema.table, or call "
             "tracelake.set_destination('catalog.schema.table'); to trace elsewhere, set another tracking URI."
         )
+
+
+def _without_location(item: Any, environ: Mapping[str, str]) -> Any:
+    if type(item).__module__ != "mlflow.entities.trace_location":
+        return item
+    parts = item.to_dict()
+    names = [parts.get("catalog_name"), parts.get("schema_name"), parts.get("table_prefix")]
+    if parts.get("experiment_id"):
+        targets = _mlflow_tracking_uri(
+            environ["MLFLOW_TRACKING_URI"], {**environ, EXPERIMENT_ID: str(parts["experiment_id"])}
+        )
+        if targets:
+            return targets[0]
+        remedy = "Set the tracking URI to that of the MLflow server that has the experiment"
+    elif names[2] or not hasattr(item, "table_prefix"):
+        table = ".".join(_quoted(str(name)) for name in names[:2])
+        return f"{table}.{_quoted(names[2] + '_otel_spans')}" if names[2] else table
+    else:
+        remedy = "Give it a table_prefix"
+    raise TargetError(f"{one_line(repr(item), 200)} names no place for spans. {remedy}, or name another destination.")
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"\w+", name) else "`" + name.replace("`", "``") + "`"
 
 
 def _own_targets(text: str, _: Mapping[str, str]) -> list[str]:

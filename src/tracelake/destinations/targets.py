@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Protocol
 
 from tracelake.destinations.base import Destination, shown_target
 from tracelake.destinations.delta import DeltaDestination
@@ -16,8 +16,16 @@ from tracelake.redaction import one_line
 
 PLUGIN_GROUP = "tracelake.destinations"
 
+
+class TraceLocation(Protocol):
+    """A trace location of MLflow's, such as `UnityCatalog(...)` or `MlflowExperimentLocation(...)`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its parts by name."""
+
+
 # What code may name as a destination.
-Target = str | os.PathLike[str] | Destination
+Target = str | os.PathLike[str] | Destination | TraceLocation
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _NAME_PART = r"(?:`(?:[^`]|``)+`|[^\s./\\`:]+)"

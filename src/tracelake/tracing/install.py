@@ -17,8 +17,9 @@ from tracelake.destinations.resolve import (
     read_environment,
     require_unity_catalog,
     resolve_environment,
+    resolve_named,
 )
-from tracelake.destinations.targets import Target, parse_target, parse_targets
+from tracelake.destinations.targets import Target, parse_target
 from tracelake.errors import ConfigurationError, TargetError
 from tracelake.recorder.recorder import current_recorder
 from tracelake.tracing import mlflow_hook
@@ -59,8 +60,7 @@ def set_destination(
         destinations = None
         resolve_environment()
     else:
-        destinations = parse_targets(target)
-        require_unity_catalog(destinations, read_environment()["MLFLOW_TRACKING_URI"])
+        destinations = resolve_named(target)
     install(service_name)
     recorder.set_default(destinations)
     mlflow_hook.use_globally(named=target is not None, also_mlflow=also_mlflow, service_name=service_name)
@@ -78,8 +78,7 @@ def destination(target: Target | Sequence[Target]) -> Iterator[tuple[Destination
         TargetError: a target is not understood, or breaks the rule on Databricks workspaces.
         ConfigurationError: the global tracer provider takes no span processors.
     """
-    destinations = parse_targets(target)
-    require_unity_catalog(destinations, read_environment()["MLFLOW_TRACKING_URI"])
+    destinations = resolve_named(target)
     install()
     mlflow_hook.use_locally()
     with use_route(current_recorder().route(destinations)):
