@@ -73,6 +73,9 @@ with mlflow.start_run():
 made = mlflow.start_span_no_context("explicit", experiment_id=first)
 made.end()
 found["explicit"] = made.trace_id
+from mlflow.entities.trace_location import MlflowExperimentLocation
+mlflow.tracing.set_destination(MlflowExperimentLocation(first))
+found["destination"] = span("destination")
 mlflow.flush_trace_async_logging()
 (trace,) = mlflow.search_traces(
     locations=[mlflow.get_experiment_by_name("second").experiment_id],
@@ -86,7 +89,7 @@ result(found)
         SERVER=server.url,
     )
     first, second = experiment(server, "first"), experiment(server, "second")
-    wanted = {"default": "0", "first": first, "second": second, "run": second, "explicit": first}
+    wanted = {"default": "0", "first": first, "second": second, "run": second, "explicit": first, "destination": first}
     assert {name: served(server, trace_id).experiment_id for name, trace_id in told.items()} == wanted
 
 

@@ -420,6 +420,20 @@ def test_environment_alone_is_enough(lake: Lake) -> None:
     assert result(output) == []
 
 
+def test_variable_of_mlflow_has_no_say(lake: Lake) -> None:
+    """Where another destination is named: MLflow would change its tracking URI for it, or fail."""
+    source = """
+import mlflow
+from mlflow.tracing import set_tracing_context_from_http_request_headers as within
+with within({"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}):
+    span(os.environ["MLFLOW_TRACING_DESTINATION"])
+assert "databricks" not in os.environ.get("MLFLOW_TRACKING_URI", "")
+"""
+    for value in ("main.obs", "main.obs.agent", "1234"):
+        run(lake, source, TRACELAKE_DESTINATION=lake.table, MLFLOW_TRACING_DESTINATION=value)
+    assert sorted(by_name(lake)) == ["1234", "main.obs", "main.obs.agent"]
+
+
 @pytest.mark.parametrize(
     "moved",
     [

@@ -6,7 +6,6 @@ read a trace under way. A test fails if one of them moves.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -261,14 +260,15 @@ def forget_trace(trace_id: int) -> bool:
 
 def _experiment_id(span: ReadableSpan) -> str | None:
     """Return the experiment that the program has chosen for a trace; None if that is up to the environment."""
-    chosen = None
-    with contextlib.suppress(Exception):  # MLflow refuses some values of its own MLFLOW_TRACING_DESTINATION
-        chosen = get_otel_attribute(span, SpanAttributeKey.EXPERIMENT_ID) or getattr(
-            mlflow_provider._MLFLOW_TRACE_USER_DESTINATION.get(), "experiment_id", None
-        )
-    run = None if chosen else mlflow_tracking._get_latest_active_run()
-    chosen = run.info.experiment_id if run else chosen
-    return None if chosen is None else str(chosen)
+    if chosen := get_otel_attribute(span, SpanAttributeKey.EXPERIMENT_ID):
+        return str(chosen)
+    # Its own `get` looks at MLFLOW_TRACING_DESTINATION, and sets the tracking URI, or fails, for what it finds there.
+    registry = mlflow_provider._MLFLOW_TRACE_USER_DESTINATION
+    location = registry._context_local_value.get() or registry._global_value
+    if chosen := getattr(location, "experiment_id", None):
+        return str(chosen)
+    run = mlflow_tracking._get_latest_active_run()
+    return str(run.info.experiment_id) if run else None
 
 
 def _trace_id_of(span: ReadableSpan) -> str | None:
