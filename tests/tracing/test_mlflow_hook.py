@@ -166,8 +166,7 @@ result(sent)
         MLFLOW_USE_DEFAULT_TRACER_PROVIDER=isolated,
     )
     assert result(output) == ["before", "after", "after that", "at last"]
-    ours = {name for name in by_name(lake) if name.startswith("ours")}
-    assert ours == {"ours", "ours, too"}
+    assert set(by_name(lake)) == {"ours", "ours, too"}
 
 
 @MODES
@@ -408,6 +407,131 @@ result(sent)
     assert sorted(by_name(lake, "ann")) == ["of ann", "of ann again", "of ann, too", "within ann's"]
     assert sorted(by_name(lake, "bob")) == ["of bob"]
     assert sorted(by_name(lake)) == ["of all"]
+
+
+@MODES
+def test_spans_end_where_they_began(lake: Lake, isolated: str) -> None:
+    """Whatever is set while they are under way; and a part of a program keeps its destination."""
+    output = run(
+        lake,
+        """
+import mlflow, tracelake
+mlflow.set_tracking_uri(URI)
+mlflow.set_experiment("e")
+with mlflow.start_span("before"):
+    tracelake.set_destination("./table")
+with mlflow.start_span("ours"):
+    tracelake.set_destination(None)
+    span("child of ours")
+    with mlflow.start_span("again"):
+        tracelake.set_destination("./table")
+tracelake.set_destination(None)
+assert "MlflowSpanRecorder" not in processors()
+with tracelake.destination("./table"):
+    tracelake.set_destination(None)
+    span("within")
+span("outside")
+tracelake.set_destination(None)
+assert "MlflowSpanRecorder" not in processors()
+span("after")
+result(sent)
+""",
+        MLFLOW_USE_DEFAULT_TRACER_PROVIDER=isolated,
+    )
+    assert result(output) == ["before", "outside", "after"]
+    assert sorted(by_name(lake)) == ["again", "child of ours", "ours", "within"]
+
+
+def test_span_that_starts_as_the_last_of_its_trace_ends(lake: Lake) -> None:
+    """In another thread: MLflow forgets no trace of which a span is just starting."""
+    output = run(
+        lake,
+        """
+import mlflow, tracelake, time
+from mlflow.tracing.processor import base_mlflow
+tracelake.set_destination("./table")
+real, starting = base_mlflow.create_mlflow_span, threading.Event()
+def slow(span, *args):
+    if span.name == "child":
+        starting.set()
+        time.sleep(0.2)
+    return real(span, *args)
+base_mlflow.create_mlflow_span = slow
+root, made = mlflow.start_span_no_context("root"), []
+start = lambda: made.append(mlflow.start_span_no_context("child", parent_span=root))
+thread = threading.Thread(target=start)
+thread.start()
+starting.wait()
+root.end()
+thread.join()
+made[0].end()
+""",
+    )
+    assert "could not" not in output
+    assert sorted(by_name(lake)) == ["child", "root"]
+
+
+def test_settings_that_mlflow_refuses_are_not_ours(lake: Lake) -> None:
+    """Three parts in its own variable: MLflow sends nothing then, and our next destination is used all the same."""
+    output = run(
+        lake,
+        """
+import mlflow, tracelake
+tracelake.set_destination("./table")
+span("one")
+tracelake.set_destination(None)
+del os.environ["MLFLOW_TRACING_DESTINATION"]
+mlflow.tracing.reset()
+tracelake.set_destination("./table")
+span("two")
+""",
+        MLFLOW_TRACING_DESTINATION="main.obs.agent",
+        MLFLOW_TRACKING_URI="file:./mlruns",
+    )
+    assert "This version of MLflow" not in output
+    assert sorted(by_name(lake)) == ["one", "two"]
+
+
+def test_odd_names_and_limits_cost_no_span(lake: Lake) -> None:
+    """A name without a text, tags that are none, and a limit that drops MLflow's own attribute."""
+    run(
+        lake,
+        """
+import mlflow, tracelake
+class Odd:
+    def __str__(self):
+        raise RuntimeError("no text")
+    __repr__ = __str__
+tracelake.set_destination("./table")
+span(Odd())
+with mlflow.start_span("many") as many:
+    for index in range(5):
+        many.set_attribute(f"a{index}", {"n": index})
+""",
+        OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="4",
+    )
+    rows = by_name(lake)
+    assert sorted(rows) == ["<Odd>", "many"]
+    assert rows["many"]["attributes"]["a4"] == '{"n":4}'
+    assert rows["<Odd>"]["attributes"]["tracelake.degraded"]
+
+
+def test_texts_of_our_front_end_stay_texts(lake: Lake) -> None:
+    """In MLflow's global mode, where its spans and ours come by one provider."""
+    run(
+        lake,
+        """
+import mlflow, tracelake
+tracelake.set_destination("./table")
+span("first")
+with tracelake.start_span("ours", span_type="TOOL") as ours:
+    ours.set_outputs('{"a": 1}')
+""",
+        MLFLOW_USE_DEFAULT_TRACER_PROVIDER="false",
+    )
+    ours = by_name(lake)["ours"]["attributes"]
+    assert ours["mlflow.spanOutputs"] == '{"a": 1}'  # decoded, it would be written anew, without the space
+    assert ours["mlflow.spanType"] == "TOOL"
 
 
 def test_environment_alone_is_enough(lake: Lake) -> None:

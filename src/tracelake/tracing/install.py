@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from tracelake.destinations.base import Destination, digest
 from tracelake.destinations.resolve import (
@@ -80,8 +80,7 @@ def destination(target: Target | Sequence[Target]) -> Iterator[tuple[Destination
     """
     destinations = resolve_named(target)
     install()
-    mlflow_hook.use_locally()
-    with use_route(current_recorder().route(destinations)):
+    with mlflow_hook.used_locally(), use_route(current_recorder().route(destinations)):
         yield destinations
 
 
@@ -110,11 +109,20 @@ def install(service_name: str | None = None) -> None:
                     f"The global tracer provider is a {type(provider).__module__}.{type(provider).__qualname__}, which "
                     "takes no span processors. Call tracelake.set_destination before it is set, or use OpenTelemetry's."
                 )
-            processor = SpanRecorder()
+            processor = _GlobalRecorder()
             add(processor)
             _installed = (provider, processor)
         if service_name is not None:
             _installed[1].use_service_name(service_name)
+
+
+class _GlobalRecorder(SpanRecorder):
+    """Leaves MLflow's spans, which come by the global provider in MLflow's global mode, to MLflow's own and to ours."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        scope = span.instrumentation_scope
+        if scope is None or not scope.name.startswith("mlflow.") or mlflow_hook.is_broken():
+            super().on_end(span)
 
 
 class _Guard:

@@ -9,7 +9,8 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,12 +30,14 @@ class _Hook:
 
     named: bool = False
     named_locally: bool = False
+    bodies: int = 0  # of `destination`, that are open
     also_mlflow: bool = False
     service_name: str | None = None
     is_broken: bool = False
 
 
 _hook = _Hook()
+_lock = threading.RLock()
 
 
 def is_active() -> bool:
@@ -65,17 +68,30 @@ def service_name() -> str | None:
 def use_globally(*, named: bool, also_mlflow: bool, service_name: str | None) -> None:
     """Take note of what `set_destination` was given, and have MLflow's provider follow."""
     _hook.named = named
-    _hook.named_locally = False
+    _hook.named_locally = _hook.bodies > 0
     _hook.also_mlflow = also_mlflow
     _hook.service_name = service_name
     attach()
 
 
-def use_locally() -> None:
-    """Take note that a part of the program has a destination of its own, and have MLflow's provider follow."""
-    if not _hook.named_locally:
-        _hook.named_locally = True
+@contextlib.contextmanager
+def used_locally() -> Iterator[None]:
+    """Take note that the with-body has a destination of its own, and have MLflow's provider follow."""
+    with _lock:
+        _hook.bodies += 1
+        is_first, _hook.named_locally = not _hook.named_locally, True
+    if is_first:
         attach()
+    try:
+        yield
+    finally:
+        with _lock:
+            _hook.bodies -= 1
+
+
+def is_broken() -> bool:
+    """Say whether this version of MLflow turned out to be unknown, so that its provider has no processor of ours."""
+    return _hook.is_broken
 
 
 def has_put_away(provider: trace.TracerProvider, *, was_set: bool) -> bool:

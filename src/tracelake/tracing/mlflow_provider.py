@@ -10,10 +10,11 @@ Imported when MLflow is on its way in: of its modules, only this one is sure to 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.tracing import provider as mlflow_provider
@@ -22,7 +23,13 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
+from tracelake.redaction import one_line
 from tracelake.tracing import mlflow_hook
+
+if TYPE_CHECKING:
+    from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
+
+_log = logging.getLogger("tracelake")
 
 Processors = list[SpanProcessor]
 
@@ -116,6 +123,18 @@ def _exchange(active: Any) -> None:
                 active._span_processors = (recorder, *(item for item in present if item not in theirs))
             for recorder in ours:
                 recorder.use_service_name(mlflow_hook.service_name())
-        elif ours:
-            others = [item for recorder in ours for item in recorder.others]
-            active._span_processors = (*others, *(item for item in present if item not in ours))
+            return
+        given_back: list[SpanProcessor] = []
+        for recorder in ours:
+            theirs = _others_of(recorder)
+            # One with spans under way stays for these, and hands over all others.
+            given_back += [recorder] if recorder.is_busy else theirs
+        active._span_processors = (*given_back, *(item for item in present if item not in ours))
+
+
+def _others_of(recorder: MlflowSpanRecorder) -> Processors:
+    try:
+        return recorder.others
+    except Exception as error:  # noqa: BLE001 - whatever MLflow has against its own settings
+        _log.error("MLflow refuses its own settings, and sends no spans: %s", one_line(repr(error)))
+        return []

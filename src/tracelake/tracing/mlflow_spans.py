@@ -40,6 +40,10 @@ TAG_PREFIX = "mlflow.trace.tag."
 METADATA_PREFIX = "mlflow.trace.metadata."
 _TRACE_FIELDS = ("client_request_id", "request_preview", "response_preview")
 
+# Traces whose root has ended before others of their spans. MLflow gives up the oldest of those that never end, and of
+# these nothing is to be kept.
+_MAX_LATE = 2_000
+
 Processors = list[SpanProcessor]
 
 
@@ -139,6 +143,11 @@ class MlflowSpanRecorder(SpanProcessor):
                 self._others = self._make_others()
             return self._others
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether spans that it chose the way of are under way."""
+        return bool(self._started)
+
     def use_service_name(self, service_name: str | None) -> None:
         """Write this `service.name` in place of that of the spans' resources; None leaves theirs."""
         self._spans.use_service_name(service_name)
@@ -157,10 +166,11 @@ class MlflowSpanRecorder(SpanProcessor):
             return
         try:
             # MLflow lets no span into a trace it does not know: one whose root is a span of OpenTelemetry's alone, here
-            # or in another service, or ended before this span started.
-            if span.parent is not None and register_remote_trace(span.context.trace_id):
-                self._late.add(span.context.trace_id)
-            self._books.on_start(span, parent_context)
+            # or in another service, or ended before this span started. Nor may another thread end the last one now.
+            with InMemoryTraceManager.get_instance()._lock:
+                if span.parent is not None and register_remote_trace(span.context.trace_id):
+                    self._late.add(span.context.trace_id)
+                self._books.on_start(span, parent_context)
         except Exception as error:  # noqa: BLE001 - nothing of ours may escape into the app
             current_recorder().say("MLflow could not take note of a span: %s", one_line(repr(error)))
 
@@ -179,6 +189,8 @@ class MlflowSpanRecorder(SpanProcessor):
                     processor.on_end(span)
             else:
                 self._close(span)
+            if not (self._started or mlflow_hook.is_installed()):
+                mlflow_hook.attach()  # the last span of ours, after MLflow was given back
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the spans of this process are delivered, and those that MLflow has."""
@@ -228,14 +240,16 @@ class MlflowSpanRecorder(SpanProcessor):
                 self._late.discard(trace_id)
             else:
                 self._late.add(trace_id)
+                if len(self._late) > _MAX_LATE:
+                    self._late = {late for late in self._late if not forget_trace(late)}
         except Exception as error:  # noqa: BLE001 - as in on_start
             current_recorder().say("MLflow could not forget a trace: %s", one_line(repr(error)))
 
 
 def register_remote_trace(trace_id: int) -> bool:
-    """Have MLflow take up a trace that began elsewhere; say whether it did not know it."""
+    """Have MLflow take up a trace that began elsewhere, or that it gave up; say whether it did not know it."""
     manager = InMemoryTraceManager.get_instance()
-    if manager.get_mlflow_trace_id_from_otel_id(trace_id) is not None:
+    if manager._traces.get(manager.get_mlflow_trace_id_from_otel_id(trace_id)) is not None:
         return False
     info = TraceInfo(generate_mlflow_trace_id_from_otel_trace_id(trace_id), None, None, TraceState.IN_PROGRESS)
     manager.register_trace(trace_id, info, is_remote_trace=True)
@@ -251,8 +265,11 @@ def forget_trace(trace_id: int) -> bool:
     with manager._lock:
         known_as = manager.get_mlflow_trace_id_from_otel_id(trace_id)
         trace = manager._traces.get(known_as)
-        if trace is not None and any(span.end_time_ns is None for span in trace.span_dict.values()):
-            return False
+        if trace is not None:
+            # Of a trace whose root has ended, only what is under way is asked for again.
+            trace.span_dict = {key: span for key, span in trace.span_dict.items() if span.end_time_ns is None}
+            if trace.span_dict:
+                return False
         manager._traces.pop(known_as, None)
         manager._otel_id_to_mlflow_trace_id.pop(trace_id, None)
         return True
@@ -277,8 +294,8 @@ def _trace_id_of(span: ReadableSpan) -> str | None:
 
 
 def _carried(info: TraceInfo, root_span: ReadableSpan) -> dict[str, str]:
-    carried = {TAG_PREFIX + key: _text(value) for key, value in info.tags.items()}
-    carried.update({METADATA_PREFIX + key: _text(value) for key, value in info.trace_metadata.items()})
+    carried = {TAG_PREFIX + _text(key): _text(value) for key, value in info.tags.items()}
+    carried.update({METADATA_PREFIX + _text(key): _text(value) for key, value in info.trace_metadata.items()})
     for name in _TRACE_FIELDS:
         if value := getattr(info, name, None):
             carried[f"mlflow.trace.{name}"] = _text(value)
@@ -291,5 +308,8 @@ def _carried(info: TraceInfo, root_span: ReadableSpan) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    # What str() makes of an enum whose members are texts is the member's name.
-    return str.__str__(value) if isinstance(value, str) else str(value)
+    try:
+        # What str() makes of an enum whose members are texts is the member's name.
+        return str.__str__(value) if isinstance(value, str) else str(value)
+    except Exception:  # noqa: BLE001 - the app's own code; the other values are to be carried
+        return f"<{type(value).__qualname__}>"

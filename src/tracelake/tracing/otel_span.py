@@ -30,6 +30,7 @@ JSON_KEYS_ATTRIBUTE = "tracelake.json_keys"
 
 # Every span that has come by a processor of MLflow has this attribute.
 _MLFLOW_TRACE_ID = "mlflow.traceRequestId"
+_ADDED_BY_MLFLOW = {_MLFLOW_TRACE_ID, "mlflow.spanType"}
 
 # Looked up as a member of its class, an enum's value costs as much as formatting an id.
 _INTERNAL = SpanKind.INTERNAL
@@ -111,7 +112,7 @@ def _to_record(span: Any, context: SpanContext, origins: Origins) -> SpanRecord:
     values = attributes.copy()
     if JSON_KEYS_ATTRIBUTE in values:
         _decode_json(values)
-    if _MLFLOW_TRACE_ID in values:
+    if _MLFLOW_TRACE_ID in values or (attributes.dropped and _is_mlflows(span._instrumentation_scope)):
         _decode_mlflow(values, span._instrumentation_scope)
     name, start_time, end_time = span._name, span._start_time, span._end_time
     # OpenTelemetry takes any name and any time without a look, and a line that holds them could not be read again.
@@ -187,7 +188,10 @@ def _text(text: Any, path: str, attributes: dict[str, Any]) -> str:
     if type(text) is str:
         return text
     _degraded(attributes, f"{path}: a {type(text).__qualname__} written as text")
-    return str(text)
+    try:
+        return str(text)
+    except Exception:  # noqa: BLE001 - the app's own code; the span is to be recorded all the same
+        return f"<{type(text).__qualname__}>"
 
 
 def _nanoseconds(time: Any, path: str, attributes: dict[str, Any]) -> int:
@@ -226,11 +230,16 @@ def _decode_json(attributes: dict[str, Any]) -> None:
             attributes[key] = untag(msgspec.json.decode(attributes[key]))
 
 
+def _is_mlflows(scope: InstrumentationScope | None) -> bool:
+    return scope is not None and scope.name.startswith("mlflow.")
+
+
 def _decode_mlflow(attributes: dict[str, Any], scope: InstrumentationScope | None) -> None:
     """Undo MLflow's encoding: JSON in each attribute of its own spans, and in those that it adds to spans of others."""
-    is_mlflows = scope is not None and scope.name.startswith("mlflow.")
+    is_mlflows = _is_mlflows(scope)
+    is_ours = scope is not None and scope.name == "tracelake"  # whose texts are texts, under MLflow's keys
     for key, value in attributes.items():
-        if type(value) is str and (is_mlflows or key.startswith("mlflow.")):
+        if type(value) is str and (is_mlflows or (key in _ADDED_BY_MLFLOW if is_ours else key.startswith("mlflow."))):
             attributes[key] = _json_value(value)
 
 
