@@ -22,8 +22,9 @@ from tracelake.spool.lane import Spool
 from tracelake.spool.ledger import pending_bytes, read_delivery
 
 # Variables of the machine that would change what an app under test does.
-_FOREIGN = re.compile(
-    r"TRACELAKE_|OTEL_|MLFLOW_|DATABRICKS_|AWS_|AZURE_|GOOGLE_|XDG_|PYTEST_|TRACEPARENT|http.*_proxy$"
+FOREIGN = re.compile(
+    r"TRACELAKE_|OTEL_|MLFLOW_|DATABRICKS_|AWS_|AZURE_|GOOGLE_|XDG_|PYTEST_|TRACEPARENT|http.*_proxy$",
+    re.IGNORECASE,
 )
 _STARTED = re.compile(r"(\d+) INFO shipper of .* started")
 
@@ -51,7 +52,7 @@ class Lake:
         self.root = root
         self.table = str(root / "table")
         self.spool = Spool(str(root / "spool"))
-        self.environ = {key: value for key, value in os.environ.items() if not _FOREIGN.match(key)}
+        self.environ = {key: value for key, value in os.environ.items() if not FOREIGN.match(key)}
         self.environ |= {
             "HOME": str(root),
             "TRACELAKE_DESTINATION": self.table,

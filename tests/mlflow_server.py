@@ -18,10 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lake import wait_until
-
-# Variables of the machine that would change what the server does.
-_FOREIGN = re.compile(r"TRACELAKE_|OTEL_|MLFLOW_|DATABRICKS_|TRACEPARENT|http.*_proxy$", re.IGNORECASE)
+from tests.lake import FOREIGN, wait_until
 
 # What keeps a program that uses MLflow from sending or fetching anything by itself.
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_MODEL_CATALOG_URI": ""}
@@ -138,7 +135,7 @@ def run_mlflow_server(root: Path, port: int = 0, **environ: str) -> Iterator[Mlf
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={key: value for key, value in os.environ.items() if not _FOREIGN.match(key)}
+            env={key: value for key, value in os.environ.items() if not FOREIGN.match(key)}
             | _SETTINGS
             | {"HOME": str(root)}
             | environ,

@@ -22,15 +22,16 @@ COST = "mlflow.trace.cost"
 # What the server sums up over the spans of a trace.
 SUMS = (TOKEN_USAGE, COST)
 
-_TAG = "mlflow.trace.tag."
-_METADATA = "mlflow.trace.metadata."
-_STATE = "mlflow.trace.state"
-_CLIENT_REQUEST_ID = "mlflow.trace.client_request_id"
-_PREVIEWS = {
+# Under these a root span carries what belongs to its trace; docs/mlflow.md.
+TAG_PREFIX = "mlflow.trace.tag."
+METADATA_PREFIX = "mlflow.trace.metadata."
+STATE = "mlflow.trace.state"
+CLIENT_REQUEST_ID = "mlflow.trace.client_request_id"
+PREVIEWS = {
     "mlflow.trace.request_preview": "request_preview",
     "mlflow.trace.response_preview": "response_preview",
 }
-_FIELDS = {_STATE, _CLIENT_REQUEST_ID, *_PREVIEWS}
+_FIELDS = {STATE, CLIENT_REQUEST_ID, *PREVIEWS}
 _STATES = ("OK", "ERROR", "IN_PROGRESS", "STATE_UNSPECIFIED")
 
 # MLflow shows a trace only once it has as many spans as this says, so one span that is set aside would hide all others.
@@ -79,8 +80,8 @@ def trace_info(root: SpanRecord, experiment_id: str) -> dict[str, Any]:
 
     Previews are left out if the record has none: the server makes them of the root span's inputs and outputs.
     """
-    tags = {"mlflow.traceName": root.name, **_texts(root.attributes, _TAG)}
-    metadata = {"mlflow.trace_schema.version": "3", **_texts(root.attributes, _METADATA)}
+    tags = {"mlflow.traceName": root.name, **_texts(root.attributes, TAG_PREFIX)}
+    metadata = {"mlflow.trace_schema.version": "3", **_texts(root.attributes, METADATA_PREFIX)}
     metadata.pop(_SIZE_STATS, None)
     info: dict[str, Any] = {
         "trace_id": mlflow_trace_id(root.trace_id),
@@ -91,9 +92,9 @@ def trace_info(root: SpanRecord, experiment_id: str) -> dict[str, Any]:
         "tags": {key[:_MAX_KEY]: text[:_MAX_TAG] for key, text in tags.items()},
         "trace_metadata": {key[:_MAX_KEY]: text[:_MAX_METADATA] for key, text in metadata.items()},
     }
-    if _CLIENT_REQUEST_ID in root.attributes:
-        info["client_request_id"] = json_text(root.attributes[_CLIENT_REQUEST_ID])
-    for key, field in _PREVIEWS.items():
+    if CLIENT_REQUEST_ID in root.attributes:
+        info["client_request_id"] = json_text(root.attributes[CLIENT_REQUEST_ID])
+    for key, field in PREVIEWS.items():
         if key in root.attributes:
             info[field] = json_text(root.attributes[key])[:_MAX_PREVIEW]
     return info
@@ -113,7 +114,7 @@ def completed(info: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, A
     had = stored.get("trace_metadata", {})
     sums = {key: had[key] for key in SUMS if key in had}
     return {
-        **{field: stored[field] for field in _PREVIEWS.values() if field in stored},
+        **{field: stored[field] for field in PREVIEWS.values() if field in stored},
         **info,
         "tags": {**stored.get("tags", {}), **info["tags"]},
         "trace_metadata": {**had, **info["trace_metadata"], **sums},
@@ -140,7 +141,7 @@ def reopened(stored: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _is_of_trace(key: str) -> bool:
-    return key in _FIELDS or key.startswith((_TAG, _METADATA))
+    return key in _FIELDS or key.startswith((TAG_PREFIX, METADATA_PREFIX))
 
 
 def _texts(attributes: Attributes, prefix: str) -> dict[str, str]:
@@ -149,7 +150,7 @@ def _texts(attributes: Attributes, prefix: str) -> dict[str, str]:
 
 def _state(root: SpanRecord) -> str:
     # The server takes an info with a state that it does not know for an empty one.
-    state = root.attributes.get(_STATE)
+    state = root.attributes.get(STATE)
     if state in _STATES:
         return str(state)
     return "ERROR" if root.status_code == _STATUS_ERROR else "OK"

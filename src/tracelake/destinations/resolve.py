@@ -33,7 +33,7 @@ _VARIABLES = (
     EXPERIMENT_ID,
     "MLFLOW_EXPERIMENT_NAME",
 )
-_EXPERIMENT_ID = re.compile(r"[\w-]+")
+_ID = re.compile(r"[\w-]+")
 _DATABRICKS = re.compile(r"databricks(-uc)?(:|$)", re.IGNORECASE)
 
 
@@ -160,7 +160,7 @@ def _mlflow_destination(text: str, environ: Mapping[str, str]) -> list[str]:
         return [f"{text}_otel_spans"]
     if len(parts) == 2:
         return [text]
-    if _EXPERIMENT_ID.fullmatch(text):
+    if _ID.fullmatch(text):
         return _mlflow_tracking_uri(environ.get("MLFLOW_TRACKING_URI", ""), {**environ, EXPERIMENT_ID: text})
     raise TargetError(
         f"{shown_target(text)} is neither an experiment id, nor 'catalog.schema', nor 'catalog.schema.table_prefix'. "

@@ -23,6 +23,7 @@ from tracelake.destinations.targets import Target, parse_target
 from tracelake.errors import ConfigurationError, TargetError
 from tracelake.recorder.recorder import current_recorder
 from tracelake.tracing import mlflow_hook
+from tracelake.tracing.otel_span import is_mlflows
 from tracelake.tracing.processor import SpanRecorder, active_route, use_route
 from tracelake.tracing.propagation import set_destination_guard, warn_once
 
@@ -120,8 +121,7 @@ class _GlobalRecorder(SpanRecorder):
     """Leaves MLflow's spans, which come by the global provider in MLflow's global mode, to MLflow's own and to ours."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        scope = span.instrumentation_scope
-        if scope is None or not scope.name.startswith("mlflow.") or mlflow_hook.is_broken():
+        if not is_mlflows(span.instrumentation_scope) or mlflow_hook.is_broken():
             super().on_end(span)
 
 

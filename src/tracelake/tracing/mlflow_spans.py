@@ -29,16 +29,14 @@ from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from tracelake.destinations.mlflow_trace import CLIENT_REQUEST_ID, METADATA_PREFIX, PREVIEWS, STATE, TAG_PREFIX
 from tracelake.recorder.recorder import Route, current_recorder
 from tracelake.redaction import one_line
 from tracelake.tracing import mlflow_hook
 from tracelake.tracing.otel_span import kept_part
 from tracelake.tracing.processor import SpanRecorder, claimed, context_route
 
-# How a root span carries what belongs to its trace; docs/mlflow.md.
-TAG_PREFIX = "mlflow.trace.tag."
-METADATA_PREFIX = "mlflow.trace.metadata."
-_TRACE_FIELDS = ("client_request_id", "request_preview", "response_preview")
+_TRACE_FIELDS = {CLIENT_REQUEST_ID: "client_request_id", **PREVIEWS}
 
 # Traces whose root has ended before others of their spans. MLflow gives up the oldest of those that never end, and of
 # these nothing is to be kept.
@@ -296,11 +294,11 @@ def _trace_id_of(span: ReadableSpan) -> str | None:
 def _carried(info: TraceInfo, root_span: ReadableSpan) -> dict[str, str]:
     carried = {TAG_PREFIX + _text(key): _text(value) for key, value in info.tags.items()}
     carried.update({METADATA_PREFIX + _text(key): _text(value) for key, value in info.trace_metadata.items()})
-    for name in _TRACE_FIELDS:
-        if value := getattr(info, name, None):
-            carried[f"mlflow.trace.{name}"] = _text(value)
+    for key, field in _TRACE_FIELDS.items():
+        if value := getattr(info, field, None):
+            carried[key] = _text(value)
     if info.state not in (TraceState.OK, TraceState.from_otel_status(root_span.status)):
-        carried["mlflow.trace.state"] = _text(info.state)
+        carried[STATE] = _text(info.state)
     for key, attribute in ((TraceMetadataKey.TRACE_USER, "user.id"), (TraceMetadataKey.TRACE_SESSION, "session.id")):
         if value := info.trace_metadata.get(key):
             carried[attribute] = _text(value)

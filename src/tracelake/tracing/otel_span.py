@@ -112,7 +112,7 @@ def _to_record(span: Any, context: SpanContext, origins: Origins) -> SpanRecord:
     values = attributes.copy()
     if JSON_KEYS_ATTRIBUTE in values:
         _decode_json(values)
-    if _MLFLOW_TRACE_ID in values or (attributes.dropped and _is_mlflows(span._instrumentation_scope)):
+    if _MLFLOW_TRACE_ID in values or (attributes.dropped and is_mlflows(span._instrumentation_scope)):
         _decode_mlflow(values, span._instrumentation_scope)
     name, start_time, end_time = span._name, span._start_time, span._end_time
     # OpenTelemetry takes any name and any time without a look, and a line that holds them could not be read again.
@@ -230,16 +230,17 @@ def _decode_json(attributes: dict[str, Any]) -> None:
             attributes[key] = untag(msgspec.json.decode(attributes[key]))
 
 
-def _is_mlflows(scope: InstrumentationScope | None) -> bool:
+def is_mlflows(scope: InstrumentationScope | None) -> bool:
+    """Say whether spans of this scope are made by MLflow's SDK."""
     return scope is not None and scope.name.startswith("mlflow.")
 
 
 def _decode_mlflow(attributes: dict[str, Any], scope: InstrumentationScope | None) -> None:
     """Undo MLflow's encoding: JSON in each attribute of its own spans, and in those that it adds to spans of others."""
-    is_mlflows = _is_mlflows(scope)
+    all_are_json = is_mlflows(scope)
     is_ours = scope is not None and scope.name == "tracelake"  # whose texts are texts, under MLflow's keys
     for key, value in attributes.items():
-        if type(value) is str and (is_mlflows or (key in _ADDED_BY_MLFLOW if is_ours else key.startswith("mlflow."))):
+        if type(value) is str and (all_are_json or (key in _ADDED_BY_MLFLOW if is_ours else key.startswith("mlflow."))):
             attributes[key] = _json_value(value)
 
 
