@@ -113,7 +113,8 @@ def test_version_is_told_by_property_or_by_column_types(version: tables.Version)
     """A table without the property is taken by the type of its attributes."""
     assert tables.schema_version(tables.delta_schema(version)) == version
     assert tables.schema_version(tables.delta_schema(version), {"delta.appendOnly": "true"}) == version
-    assert tables.schema_version(tables.delta_schema(1), {"otel.schemaVersion": str(version)}) == version
+    for stated in (str(version), f"v{version}"):
+        assert tables.schema_version(tables.delta_schema(1), {"otel.schemaVersion": stated}) == version
 
 
 def test_version_that_is_not_known_is_refused() -> None:

@@ -15,7 +15,7 @@ from tracelake.errors import PermanentDeliveryError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# The table property that holds the schema version, "1" or "2".
+# The table property that holds the schema version, "1" or "2"; some write "v1" or "v2".
 VERSION_PROPERTY = "otel.schemaVersion"
 
 # The texts of the `kind` and `status.code` columns; the position is the OTLP number.
@@ -156,12 +156,13 @@ def schema_version(delta: Mapping[str, Any], properties: Mapping[str, str] | Non
     """
     stated = (properties or {}).get(VERSION_PROPERTY)
     if stated is not None:
-        if stated not in ("1", "2"):
+        # Both spellings are in use.
+        if stated.removeprefix("v") not in ("1", "2"):
             raise PermanentDeliveryError(
                 f"The table property {VERSION_PROPERTY} is {stated!r}, and tracelake knows versions 1 and 2. "
                 "Upgrade tracelake, or name a table of version 1 or 2."
             )
-        return 2 if stated == "2" else 1
+        return 2 if stated.endswith("2") else 1
     found = {field["name"]: field["type"] for field in delta["fields"]}
     attributes = found.get(ATTRIBUTES)
     if TRACE_ID in found and attributes == "variant":
