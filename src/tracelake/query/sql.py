@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracelake.destinations.base import Destination
 from tracelake.errors import MissingDependencyError, QueryError
+from tracelake.query import duck
 from tracelake.query.table import open_table, reading
 from tracelake.redaction import redact
 from tracelake.spans import tables, variant
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-# SQL that makes something else of a value, given the value's SQL and its DuckDB type; None for what stays as it is.
-_Leaf = Callable[[str, Any], str | None]
-
 _VIEW = "spans"
-_TABLE = "delta_table"
 _EXAMPLE = 'tracelake sql "SELECT name, count(*) AS calls FROM spans GROUP BY name"'
 
 
@@ -46,12 +43,11 @@ def sql(query: str, destination: Destination) -> pa.Table:
             "SQL needs the package 'duckdb', which is not installed here. Run: pip install 'tracelake[sql]'"
         ) from error
     table = open_table(destination)
-    with reading(destination.target), _connect() as connection:
-        connection.register(_TABLE, table.to_pyarrow_dataset())
+    with reading(destination.target), duck.connect() as connection:
         try:
             statement = _statement(connection, query)
-            _create_view(connection)
-            return _to_arrow(connection.sql(statement))
+            duck.create_view(connection, _VIEW, table)
+            return duck.to_arrow(connection.sql(statement))
         except duckdb.Error as error:
             raise QueryError(
                 f"DuckDB refuses the query: {redact(str(error)).strip()}\n"
@@ -74,14 +70,6 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
             yield {name: convert(cell) for (name, convert), cell in zip(plain, cells, strict=True)}
 
 
-def _connect() -> duckdb.DuckDBPyConnection:
-    import duckdb
-
-    # No extension is fetched and no file is opened, whatever the query says. It cannot be switched on again.
-    connection: duckdb.DuckDBPyConnection = duckdb.connect(":memory:", config={"enable_external_access": "false"})
-    return connection
-
-
 def _statement(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
     import duckdb
 
@@ -95,57 +83,6 @@ def _statement(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
             f"DESCRIBE, SUMMARIZE, EXPLAIN. Try: {_EXAMPLE}"
         )
     return statements[0]
-
-
-def _create_view(connection: duckdb.DuckDBPyConnection) -> None:
-    columns = _projection(connection.table(_TABLE), _incoming)
-    connection.execute(f"CREATE VIEW {_VIEW} AS SELECT {columns} FROM {_TABLE}")  # noqa: S608
-
-
-def _to_arrow(relation: duckdb.DuckDBPyRelation) -> pa.Table:
-    # DuckDB 1 cannot hand a VARIANT over to Arrow, and 2 can; as the struct of two binaries both can.
-    if any("VARIANT" in str(kind) for kind in relation.types):
-        relation = relation.project(_projection(relation, _outgoing))
-    return relation.to_arrow_table()
-
-
-def _projection(relation: duckdb.DuckDBPyRelation, leaf: _Leaf) -> str:
-    columns = zip(map(_quoted, relation.columns), relation.types, strict=True)
-    return ", ".join(f"{_converted(name, kind, leaf)} AS {name}" for name, kind in columns)
-
-
-def _incoming(source: str, kind: Any) -> str | None:
-    """delta-rs hands a VARIANT over as a struct of two binaries."""
-    if kind.id != "struct":
-        return None
-    children = {name: str(child) for name, child in kind.children}
-    if children != {tables.VARIANT_METADATA: "BLOB", tables.VARIANT_VALUE: "BLOB"}:
-        return None
-    metadata, value = _quoted(tables.VARIANT_METADATA), _quoted(tables.VARIANT_VALUE)
-    return f"variant_bytes_to_variant({source}.{metadata} || {source}.{value})"
-
-
-def _outgoing(source: str, kind: Any) -> str | None:
-    return f"variant_to_parquet_variant({source})" if str(kind) == "VARIANT" else None
-
-
-def _converted(source: str, kind: Any, leaf: _Leaf, depth: int = 0) -> str:
-    """Return the SQL of `source`, of the DuckDB type `kind`, with what `leaf` converts in it converted."""
-    own = leaf(source, kind)
-    if own is not None:
-        return own
-    if kind.id == "struct":
-        names = {f"{source}.{_quoted(name)}": (_quoted(name), child) for name, child in kind.children}
-        parts = {path: _converted(path, child, leaf, depth) for path, (_, child) in names.items()}
-        if any(path != part for path, part in parts.items()):
-            packed = ", ".join(f"{names[path][0]} := {part}" for path, part in parts.items())
-            return f"CASE WHEN {source} IS NOT NULL THEN struct_pack({packed}) END"
-    if kind.id == "list":
-        element = f"element_{depth}"
-        part = _converted(element, kind.children[0][1], leaf, depth + 1)
-        if part != element:
-            return f"list_transform({source}, lambda {element}: {part})"
-    return source
 
 
 def _plain(kind: pa.DataType) -> Callable[[Any], Any]:
@@ -177,7 +114,3 @@ def _is_list(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
