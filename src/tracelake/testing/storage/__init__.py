@@ -1,0 +1,1 @@
+"""The rows of tables, and how spans get into them."""

@@ -1,0 +1,1 @@
+"""Who is asking, and Unity Catalog: its objects, grants and temporary credentials."""

@@ -1,0 +1,80 @@
+"""The workspace within this process: requests to its host that go through the package `requests` never leave it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tracelake.errors import MissingDependencyError
+from tracelake.testing.web.http import Request, Response
+
+# A name that no resolver knows (RFC 6761): a request that escapes reaches nobody.
+HOST = "https://workspace.databricks.test"
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+class InProcess:
+    """Answers requests to `HOST` in the thread that makes them, from `start` to `stop`; others go their way."""
+
+    def __init__(self, answer: Callable[[Request], Response | None]) -> None:
+        """Raises MissingDependencyError if the package `responses` is not installed."""
+        try:
+            import responses
+        except ImportError as error:
+            raise MissingDependencyError(
+                "The workspace within this process needs the package 'responses', which is not installed here. "
+                "Run: pip install 'tracelake[testing]'"
+            ) from error
+        self._answer = answer
+        self._mock = responses.RequestsMock(assert_all_requests_are_fired=False)
+        for method in _METHODS:
+            self._mock.add_callback(method, re.compile(re.escape(HOST) + r"(/.*)?\Z"), self._called, content_type=None)
+        self._mock.add_passthru(re.compile(rf"(?!{re.escape(HOST)})"))
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._mock.start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        self._mock.stop(allow_assert=False)
+        self._mock.reset()
+
+    def _called(self, prepared: Any) -> tuple[int, Mapping[str, str], bytes]:
+        import requests
+
+        parts = urlsplit(prepared.url)
+        response = self._answer(
+            Request(
+                prepared.method,
+                parts.path or "/",
+                parse_qs(parts.query, keep_blank_values=True),
+                {name.lower(): _text(value) for name, value in prepared.headers.items()},
+                _bytes(prepared.body),
+                HOST,
+            )
+        )
+        # `responses` keeps every call, and so every body; the workspace keeps those that it is asked to.
+        self._mock.calls.reset()
+        if response is None:
+            raise requests.ConnectionError(ConnectionResetError(104, "Connection reset by peer"))
+        return response.status, response.headers, response.body
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _bytes(body: Any) -> bytes:
+    if body is None:
+        return b""
+    if isinstance(body, str):
+        return body.encode()
+    if isinstance(body, (bytes, bytearray)):
+        return bytes(body)
+    if hasattr(body, "read"):
+        return _bytes(body.read())
+    return b"".join(map(_bytes, body))
