@@ -122,7 +122,7 @@ def command_lines() -> Iterator[Any]:
         else:
             lines = []
         for line in lines:
-            found = re.search(r"^(?:[A-Z_]+=\S+ )*tracelake (.*)", line)
+            found = re.search(r"^(?:[A-Z_]+=\S+ )*tracelake (.*?)(?: > .*)?$", line)
             if found:
                 yield pytest.param(found[1], id=f"{block}: {line[:60]}")
     for page in PAGES:

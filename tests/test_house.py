@@ -206,6 +206,12 @@ def test_import_loads_no_heavy_package(lake: Lake) -> None:
     assert loaded(lake.run("import sys, tracelake; print(','.join(sys.modules))")) == set()
 
 
+def test_import_of_the_mocked_workspace_loads_no_heavy_package(lake: Lake) -> None:
+    """Nor does that of its fixture, which pytest loads at each start: that loads nothing of tracelake at all."""
+    assert loaded(lake.run("import sys, tracelake.testing; print(','.join(sys.modules))")) == set()
+    assert "tracelake" not in lake.run("import sys, _tracelake_pytest; print(','.join(sys.modules))").split(",")
+
+
 def test_recording_loads_no_heavy_package(lake: Lake) -> None:
     """Neither does an app that names a destination, records, propagates, and waits for delivery."""
     program = """
@@ -248,13 +254,13 @@ def test_error_tree_is_as_drawn() -> None:
 
 
 def test_every_error_is_a_tracelake_error() -> None:
-    """A class of an exception, wherever it is defined, derives from TracelakeError; only private ones are elsewhere."""
+    """A class of an exception, wherever it is defined, derives from TracelakeError; those elsewhere reach no user."""
     for module in all_modules():
         for name, value in vars(module).items():
             if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__ == module.__name__:
                 assert issubclass(value, tracelake.TracelakeError), f"{module.__name__}.{name}"
-                is_of_the_command_line = module.__name__.startswith("tracelake.cli.")
-                assert module is errors or name.startswith("_") or is_of_the_command_line, f"{module.__name__}.{name}"
+                stays_inside = module.__name__.startswith(("tracelake.cli.", "tracelake.testing."))
+                assert module is errors or name.startswith("_") or stays_inside, f"{module.__name__}.{name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

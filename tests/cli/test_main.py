@@ -15,7 +15,7 @@ from tests.spans.samples import TRACE_ID, span
 from tracelake.cli import build_parser
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-COMMANDS = ("demo", "redirect", "ship", "show", "sql", "status")
+COMMANDS = ("demo", "redirect", "ship", "show", "sql", "status", "workspace")
 
 
 def test_the_commands_are_the_ones_tested_here() -> None:

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tracelake import __version__
-from tracelake.cli import demo, redirect, ship, show, sql, status
+from tracelake.cli import demo, redirect, ship, show, sql, status, workspace
 from tracelake.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, say
 from tracelake.errors import TracelakeError
 
 _DESCRIPTION = """\
-Distributed traces in one Delta table: try it, look at traces, deliver what waits.
+Distributed traces in one Delta table: try it, look at traces, deliver what waits,
+serve a mocked Databricks workspace to test with.
 """
 
 _EPILOG = """\
@@ -25,7 +26,7 @@ New here? Two services, one trace, in a few seconds:
 Exit codes: 0 done, 1 could not be done, 2 the command is wrong, 130 interrupted.
 """
 
-_COMMANDS = (demo, show, sql, status, ship, redirect)
+_COMMANDS = (demo, show, sql, status, ship, redirect, workspace)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"tracelake {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"tracelake {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(commands)
