@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # A process for each core; the tests of a module share its servers.
-PARALLEL := -n auto --dist loadscope
+PARALLEL := -n 3 --dist loadscope
 
 .PHONY: help demo test test-slow test-pythons test-oldest test-mlflow check bench docs clean
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from benchmarks import committing, importing, mlflow, recording, shipping
+from benchmarks import committing, importing, mlflow, recording, shipping, workspace
 
 
 def main() -> None:
@@ -28,6 +28,13 @@ def main() -> None:
         print(f"\nA span of MLflow, {kind}")
         for label, figure in mlflow.run(kind).items():
             print(f"  {label:60} {figure:10.2f}")
+    for version in (1, 2):
+        print(f"\nThe mocked workspace, a span table of schema version {version}")
+        for label, figure in workspace.ingestion(version).items():
+            print(f"  {label:50} {figure:10.1f}")
+    print("\nThe mocked workspace: start, many commits, memory")
+    for label, figure in (workspace.start() | workspace.commits() | workspace.memory()).items():
+        print(f"  {label:50} {figure:10.1f}")
     print("\nImporting")
     for label, value in importing.run().items():
         print(f"  {label:50} {value:>10.1f}" if isinstance(value, float) else f"  {label:50} {value:>10}")

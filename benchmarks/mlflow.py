@@ -172,7 +172,7 @@ def _contend(name: str, traces: int, spans: int, environ: dict[str, str], **more
 
 @contextlib.contextmanager
 def _workspace() -> Iterator[str]:
-    server = subprocess.Popen([sys.executable, "-m", "tests.workspace_stub"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, "-m", "benchmarks.instant_workspace"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         yield server.stdout.readline().strip()

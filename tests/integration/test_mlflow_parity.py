@@ -1,8 +1,8 @@
 """Row parity: for the same program, our rows are what MLflow's own Unity Catalog exporter sends, but for a short list.
 
-The program runs once with MLflow's exporter against a server that keeps what it gets, and once with tracelake for each
-schema version. What MLflow sent is decoded and made into rows by the code that makes our own; then every cell of every
-row is compared. docs/mlflow.md has the list of differences, in words.
+The program runs once with MLflow's exporter against a mocked workspace, and once with tracelake for each schema
+version. What MLflow sent is decoded and made into rows by the code that makes our own; then every cell of every row is
+compared. docs/mlflow.md has the list of differences, in words.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.lake import Lake, open_lake
-from tests.workspace_stub import TOKEN, Workspace
 from tracelake.spans import tables, variant
 from tracelake.spans.otlp import from_otlp
 from tracelake.spans.record import FLAG_HAS_IS_REMOTE, FLAG_IS_REMOTE, SpanRecord
 from tracelake.spans.rows import to_arrow
 from tracelake.spans.values import json_text
+from tracelake.testing import MockWorkspace
 
 PROGRAM = str(Path(__file__).parent / "apps" / "mlflow_program.py")
 
@@ -123,16 +124,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     for name in ("mlflow", "v1", "v2"):
         (root / name).mkdir()
     with (
-        Workspace() as workspace,
+        MockWorkspace() as workspace,
         open_lake(root / "mlflow") as plain,
         open_lake(root / "v1") as v1,
         open_lake(root / "v2") as v2,
     ):
+        workspace.create_schema("main.obs")
         del plain.environ["TRACELAKE_DESTINATION"]
         plain.environ |= {
-            "MLFLOW_TRACKING_URI": "databricks",
-            "DATABRICKS_HOST": workspace.url,
-            "DATABRICKS_TOKEN": TOKEN,
+            **workspace.environment(),
             "EXPERIMENT": "/parity",
             # A span that cannot be sent takes those of its batch with it; so each goes by itself.
             "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
@@ -141,14 +141,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         for version, lake in lakes.items():
             lake.environ["TRACELAKE_SCHEMA_VERSION"] = str(version)
         outputs = _run(plain, v1, v2)
-        assert not workspace.unknown
+        refused = [(each.status, each.request.path) for each in workspace.requests() if each.status >= 400]
+        assert refused == [(404, "/api/2.0/mlflow/experiments/get-by-name")]
+        exports = [each.request for each in workspace.requests("/api/2.0/otel")]
         yield Runs(
-            sent=[record for request in workspace.requests() for record in from_otlp(request)],
-            spans_tables={table for table, _ in workspace.exports},
-            infos={trace_id: info for _, trace_id, info in workspace.infos},
+            sent=[
+                record
+                for request in exports
+                for record in from_otlp(ExportTraceServiceRequest.FromString(request.body))
+            ],
+            spans_tables={request.headers["x-databricks-uc-table-name"] for request in exports},
+            infos=dict(_infos(workspace)),
             rows={version: _rows(lake) for version, lake in lakes.items()},
             outputs=outputs,
         )
+
+
+def _infos(workspace: MockWorkspace) -> Iterator[tuple[str, dict[str, Any]]]:
+    for exchange in workspace.requests("/api/4.0/mlflow/traces/"):
+        if exchange.request.method == "POST" and exchange.request.path.endswith("/info"):
+            yield exchange.request.path.split("/")[-2], exchange.request.json()
 
 
 def _run(*lakes: Lake) -> list[str]:

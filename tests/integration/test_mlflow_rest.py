@@ -136,6 +136,7 @@ with mlflow.start_span("root") as root:
     assert trace.info["state"] == "IN_PROGRESS"
 
 
+@pytest.mark.slow
 def test_server_that_is_down_when_spans_are_made(lake: Lake, tmp_path: Path) -> None:
     """The app ends without it, `tracelake status` says why spans wait, and they are there once it runs."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

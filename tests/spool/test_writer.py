@@ -396,6 +396,7 @@ def test_many_writers_come_and_go_without_leaking_files(lane: Lane, new_writer: 
     """Segments that rotate, close and reopen leave no descriptor behind."""
     writer = new_writer(lane, segment_max_bytes=1000)
     writer.append(line(0))
+    gc.collect()  # what earlier tests left to be collected
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for number in range(300):
         writer.append(line(number))
