@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# A process for each core; the tests of a module share its servers.
-PARALLEL := -n 3 --dist loadscope
+# A process for each core, and one for when others wait; the tests of a module share its servers.
+PARALLEL := -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadscope
 
 .PHONY: help demo test test-slow test-pythons test-oldest test-mlflow check bench docs clean
 
