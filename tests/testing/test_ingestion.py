@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 from deltalake import DeltaTable, Field
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -32,7 +32,11 @@ from tracelake.testing.web.faults import Fault
 
 NAME = "main.obs.spans"
 START = 1_700_000_000_000_000_000
-ATTRIBUTES = {"text": "a", "number": 1, "float": 0.5, "bytes": b"\x00\xff", "list": [1, "b"], "map": {"a": {"b": None}}}
+VALUES = {"text": "a", "number": 1, "float": 0.5, "bytes": b"\x00\xff", "list": [1, "b"], "map": {"a": {"b": None}}}
+# Early versions of OpenTelemetry know fewer kinds, leave out more of a scope, and try less again.
+ATTRIBUTES = {key: value for key, value in VALUES.items() if key in BoundedAttributes(attributes=VALUES)}
+IS_EARLY = len(ATTRIBUTES) < len(VALUES)
+TRIES_AGAIN = pytest.mark.skipif(IS_EARLY, reason="early versions of OpenTelemetry give up")
 
 
 @pytest.fixture
@@ -118,8 +122,8 @@ def test_what_the_exporter_sends_is_read_back(
     assert "1 / 0" in raised.attributes["exception.stacktrace"]
     assert line.resource_of(root).attributes == {"service.name": "shop", "pid": 7}
     scope = line.scope_of(child)
-    assert (scope.name, scope.version, scope.attributes) == ("library", "1.2", {"scope": "s"})
-    assert scope.schema_url == "https://example.com/schema"
+    assert (scope.name, scope.version) == ("library", "1.2")
+    assert IS_EARLY or (scope.attributes, scope.schema_url) == ({"scope": "s"}, "https://example.com/schema")
     assert [row["service_name"] for row in table.rows()] == ["shop", "shop"]
     ((exchange),) = table.requests()
     assert (exchange.status, exchange.request.headers.get("content-encoding")) == (
@@ -134,11 +138,18 @@ def test_a_table_of_version_1_holds_text(workspace: MockWorkspace, finished: tup
     assert sender.export(finished) is SpanExportResult.SUCCESS
     sender.shutdown()
     root, _ = table.spans()
-    assert root.attributes["number"] == "1"
-    assert root.attributes["bytes"] == "AP8="
-    assert json.loads(root.attributes["list"]) == [1, "b"]
+    expected = {
+        "text": "a",
+        "number": "1",
+        "float": "0.5",
+        "bytes": "AP8=",
+        "list": '[1,"b"]',
+        "map": '{"a":{"b":null}}',
+    }
+    assert root.attributes == {key: expected[key] for key in ATTRIBUTES}
 
 
+@TRIES_AGAIN
 def test_the_exporter_tries_again(
     workspace: MockWorkspace, table: MockTable, finished: tuple[ReadableSpan, ...]
 ) -> None:
@@ -151,6 +162,7 @@ def test_the_exporter_tries_again(
     assert len(table.spans()) == 2
 
 
+@TRIES_AGAIN
 def test_an_answer_that_is_lost_makes_doubles(
     workspace: MockWorkspace, table: MockTable, finished: tuple[ReadableSpan, ...]
 ) -> None:

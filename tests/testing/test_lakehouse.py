@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
@@ -35,9 +35,11 @@ def append(location: str, first: int, count: int = 1, version: tables.Version = 
     write_deltalake(location, reader, **{"mode": "append", **options})
 
 
-def make(location: str, version: tables.Version = 2) -> None:
+def make(location: str, version: tables.Version = 2, mode: Literal["error", "overwrite"] = "error") -> None:
     """Make a table as somebody else."""
-    DeltaTable.create(location, Schema.from_json(tables.delta_schema_json(version)), raise_if_key_not_exists=False)
+    DeltaTable.create(
+        location, Schema.from_json(tables.delta_schema_json(version)), mode=mode, raise_if_key_not_exists=False
+    )
 
 
 def test_others_write_at_the_same_time(workspace: MockWorkspace, table: MockTable) -> None:
@@ -60,7 +62,8 @@ def test_a_column_that_others_add_is_null(workspace: MockWorkspace, table: MockT
 def test_another_schema_is_taken_up(workspace: MockWorkspace, table: MockTable) -> None:
     """The spans that are under way are asked for again, and nothing is written into columns of another type."""
     assert post(workspace, NAME, 1).status_code == 200
-    append(table.location, 2, version=1, mode="overwrite", schema_mode="overwrite")
+    make(table.location, version=1, mode="overwrite")
+    append(table.location, 2, version=1)
     first = post(workspace, NAME, 3)
     assert (first.status_code, first.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
     assert post(workspace, NAME, 4).status_code == 200

@@ -58,7 +58,10 @@ def spans_of(content: bytes, trace_id: str) -> list[SpanRecord]:
         ValueError: it is not of the format that MLflow writes since 3.6.
     """
     # Python's JSON has NaN and Infinity, and MLflow writes with it.
-    file = msgspec.convert(json.loads(content), _File)
+    try:
+        file = msgspec.convert(json.loads(content), _File)
+    except msgspec.ValidationError as error:  # in early versions of msgspec no ValueError
+        raise ValueError(str(error)) from error
     return [_record(span, trace_id) for span in file.spans]
 
 
