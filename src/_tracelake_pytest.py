@@ -16,6 +16,12 @@ import pytest
 if TYPE_CHECKING:
     from tracelake.testing import MockWorkspace
 
+# What MLflow keeps of `set_tracking_uri` and `set_experiment`, beside the environment: module and name.
+_MLFLOW_STATE = (
+    ("mlflow.tracking._tracking_service.utils", "_tracking_uri"),
+    ("mlflow.tracking.fluent", "_active_experiment_id"),
+)
+
 
 @pytest.fixture
 def mock_workspace() -> Iterator[MockWorkspace]:
@@ -31,16 +37,30 @@ def mock_workspace() -> Iterator[MockWorkspace]:
         for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "MLFLOW_"))]:
             del os.environ[name]
         os.environ.update(workspace.environment(host=host))
+        before = _exchange_mlflow_state((None, None))
         try:
             yield workspace
         finally:
             workspace.faults.clear()
             _end_tracing()
+            _exchange_mlflow_state(before)
 
 
 def _end_tracing() -> None:
     """Have MLflow send what it still has, and forget this workspace: it keeps threads and clients for itself."""
     mlflow = sys.modules.get("mlflow")
     if mlflow is not None:
-        mlflow.flush_trace_async_logging()
+        # Its threads would each be waited for at the end of the process.
+        mlflow.flush_trace_async_logging(terminate=True)
         mlflow.tracing.reset()
+
+
+def _exchange_mlflow_state(new: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Have MLflow use other values of `_MLFLOW_STATE`, and return those before; None is the environment's."""
+    before: list[str | None] = []
+    for (module, name), value in zip(_MLFLOW_STATE, new, strict=True):
+        state = vars(sys.modules[module]) if module in sys.modules else {}
+        before.append(state.get(name))
+        if name in state:
+            state[name] = value
+    return tuple(before)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.sql import StatementParameterListItem, StatementResponse, StatementState
 
+from tests.testing.sdk import client
 from tracelake.testing import MockWorkspace
-
-
-def client(workspace: MockWorkspace, principal: str = "") -> WorkspaceClient:
-    """Return the client of a user, the workspace's own unless another is given."""
-    environment = workspace.environment(principal)
-    return WorkspaceClient(host=environment["DATABRICKS_HOST"], token=environment["DATABRICKS_TOKEN"])
 
 
 class Sql:

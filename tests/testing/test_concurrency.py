@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from tests.testing.otlp_client import START, TIMEOUT_S, body, headers, headers_of, numbers
+from tests.testing.otlp_client import START, TIMEOUT_S, body, headers, headers_of, numbers, post
 from tracelake.testing import MockWorkspace
 from tracelake.testing.storage.ingestion import PATH
 
@@ -101,6 +101,31 @@ if workspace.is_new:
 print(workspace.serve(), workspace.environment()["DATABRICKS_TOKEN"], flush=True)
 threading.Event().wait()
 """
+
+
+def test_a_table_that_is_dropped_and_made_again(workspace: MockWorkspace) -> None:
+    """Whoever writes in the moments between hears that it is not there, never of a fault of the workspace."""
+    workspace.create_table(NAME)
+    done = threading.Event()
+
+    def write(client: int) -> set[int]:
+        statuses = set()
+        number = client
+        while not done.is_set():
+            statuses.add(post(workspace, NAME, number).status_code)
+            number += CLIENTS
+        return statuses
+
+    with ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(write, client) for client in range(1, 7)]
+        try:
+            for _ in range(30):
+                workspace.table(NAME).wait_for_spans(1, TIMEOUT_S)
+                workspace.drop(NAME)
+                workspace.create_table(NAME)
+        finally:
+            done.set()
+    assert set().union(*(client.result() for client in clients)) <= {200, 404}
 
 
 def test_what_was_answered_survives_the_end_of_the_server(tmp_path: Path) -> None:

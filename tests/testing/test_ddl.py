@@ -111,6 +111,8 @@ def test_views_are_made_replaced_and_dropped(workspace: MockWorkspace, sql: Sql)
     assert "[TABLE_OR_VIEW_ALREADY_EXISTS]" in sql.fault("CREATE VIEW main.other.v AS SELECT 1 AS a")
     sql.rows("CREATE OR REPLACE VIEW main.other.v AS SELECT 2 AS a")
     assert sql.row("SELECT * FROM main.other.v") == ["2"]
+    assert "[EXPECT_VIEW_NOT_TABLE]" in sql.fault("CREATE OR REPLACE VIEW t AS SELECT 2 AS a")
+    assert sql.row("SELECT id FROM t") == ["1"]
     assert "[TABLE_OR_VIEW_NOT_FOUND]" in sql.fault("CREATE VIEW w AS SELECT * FROM nope")
     assert "[WRONG_COMMAND_FOR_OBJECT_TYPE]" in sql.fault("DROP TABLE main.other.v")
     sql.rows("DROP VIEW main.other.v")

@@ -146,6 +146,7 @@ def test_whole_rows_come_with_databricks_types(sql: Sql, spans: str) -> None:
         ("try_cast('1.5' AS INT)", None),
         ("try_cast('x' AS DOUBLE)", None),
         ("CAST(12.345 AS DECIMAL(10, 2))", "12.35"),
+        ("CAST(0 AS DECIMAL(10, 9))", "0.000000000"),
         ("CAST(TIMESTAMP '1970-01-01 00:00:05' AS BIGINT)", "5"),
         ("TIMESTAMP '2020-01-31 12:00:00' || '!'", "2020-01-31 12:00:00!"),
         ("7 / 2", "3.5"),

@@ -93,6 +93,7 @@ def test_a_name_is_taken_once(sdk: WorkspaceClient) -> None:
     sdk.experiments.delete_experiment(experiment_id)
     with pytest.raises(ResourceAlreadyExists):
         sdk.experiments.create_experiment("/Shared/agent")
+    assert by_id(sdk, made(sdk, "/Workspaces/agent")).name == "/Workspaces/agent"
 
 
 def test_an_experiment_is_deleted_and_restored(sdk: WorkspaceClient) -> None:

@@ -125,7 +125,15 @@ def test_faults_are_asked_for_over_http(workspace: MockWorkspace, get: object) -
         assert get().headers["Retry-After"] == "3"  # type: ignore[operator]
         refused = session.post(url, json={"status": "often"}, timeout=10)
         assert (refused.status_code, refused.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
-        for wrong, said in (({"latency": 3}, "latency"), ({}, "neither"), ({"status": 500, "times": 0}, "0 times")):
+        for wrong, said in (
+            ({"latency": 3}, "latency"),
+            ({}, "neither"),
+            ({"status": 500, "times": 0}, "0 times"),
+            ({"status": 500, "after": -1}, "after -1"),
+            ({"status": 500, "delay_s": -1}, "-1.0 seconds"),
+            ({"status": 200}, "the status 200"),
+            ({"status": 500, "handled": True}, "reset"),
+        ):
             assert said in session.post(url, json=wrong, timeout=10).json()["message"]
         session.post(url, json={"status": 500, "times": None}, timeout=10)
         assert statuses(get, 2) == [500, 500]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 import requests
@@ -58,3 +59,19 @@ def test_reset_connection_is_a_connection_error(workspace: MockWorkspace) -> Non
             requests.get(f"{host}/api/2.1/jobs/list")
         assert requests.get(f"{host}/api/2.1/jobs/list").status_code == 401
     assert [seen.status for seen in workspace.requests()] == [0, 401]
+
+
+def test_forked_process_is_refused(workspace: MockWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a copy of the workspace, and is told how it reaches the real one."""
+    with workspace.in_process() as host:
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        answer = requests.get(f"{host}/api/2.1/jobs/list", headers=headers(workspace))
+    assert answer.status_code == 501
+    assert "environment()" in answer.json()["message"]
+    assert workspace.requests() == []
+
+
+def test_head_is_answered_as_get_is(workspace: MockWorkspace) -> None:
+    """As the server does."""
+    with workspace.in_process() as host:
+        assert requests.head(f"{host}/api/2.0/preview/scim/v2/Me", headers=headers(workspace)).status_code == 200

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -172,3 +174,21 @@ def test_location_survives_a_restart(tmp_path: Path) -> None:
         before = Rest(workspace).locate(AGENT)
     with MockWorkspace(str(tmp_path)) as workspace:
         assert json.dumps(Rest(workspace).locate(AGENT)) == json.dumps(before)
+
+
+def test_of_two_locations_at_once_an_experiment_is_linked_to_one(rest: Rest, workspace: MockWorkspace) -> None:
+    """The other link is refused, whichever comes first."""
+    names = [f"main.obs.agent{number}" for number in range(4)]
+    for name in names:
+        workspace.create_trace_location(name)
+    experiment_id = experiment(rest)
+    together = threading.Barrier(len(names))
+
+    def link(name: str) -> int:
+        together.wait(30)
+        return rest.call("POST", f"5.0/mlflow/experiments/{experiment_id}/trace-location:link", located(name))[0]
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        statuses = list(pool.map(link, names))
+    assert sorted(statuses) == [200, 400, 400, 400]
+    assert tags(rest, experiment_id)["DestinationPath"] == names[statuses.index(200)]

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPResponse
 from io import BytesIO
@@ -42,7 +43,7 @@ class Echo:
         self.waiting = threading.Event()
         self.server = Server(self._answer)
         self.address = ("127.0.0.1", self.server.port)
-        self.url = f"http://127.0.0.1:{self.server.port}"
+        self.url = self.server.url
 
     def _answer(self, request: Request) -> Response | None:
         self.seen.append(request)
@@ -314,6 +315,19 @@ def test_a_port_in_use_is_said_to_be(echo: Echo) -> None:
         Server(lambda _: None, port=70_000)
 
 
+def test_a_workspace_has_one_address() -> None:
+    """However many threads ask for it first, and whatever they ask for later."""
+    with MockWorkspace() as workspace, ThreadPoolExecutor(8) as pool:
+        together = threading.Barrier(8)
+
+        def address(_: int) -> str:
+            together.wait(TIMEOUT_S)
+            return workspace.url
+
+        (url,) = set(pool.map(address, range(8)))
+        assert workspace.serve(host="localhost") == url
+
+
 def test_only_this_machine_is_listened_to_unless_told(caplog: pytest.LogCaptureFixture) -> None:
     with MockWorkspace() as workspace, caplog.at_level(logging.WARNING, "tracelake"):
         assert workspace.serve().startswith("http://127.0.0.1:")
@@ -321,3 +335,9 @@ def test_only_this_machine_is_listened_to_unless_told(caplog: pytest.LogCaptureF
     with MockWorkspace() as workspace, caplog.at_level(logging.WARNING, "tracelake"):
         workspace.serve(host="0.0.0.0")
     assert "anyone who reaches this port can use the workspace" in caplog.text
+
+
+def test_host_is_needed() -> None:
+    """The system would take none for all of its addresses, and no client an URL without one."""
+    with MockWorkspace() as workspace, pytest.raises(ConfigurationError, match="no host to listen on"):
+        workspace.serve(host="")

@@ -63,6 +63,25 @@ def test_directory_is_one_process_and_one_workspace_at_a_time(tmp_path: Path) ->
     MockWorkspace(str(tmp_path)).close()
 
 
+def test_what_is_no_workspace_is_named_and_let_go(tmp_path: Path) -> None:
+    """So that it can be repaired while the process goes on."""
+    (tmp_path / "workspace.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="is not one of a workspace"):
+        MockWorkspace(str(tmp_path))
+    (tmp_path / "workspace.json").unlink()
+    MockWorkspace(str(tmp_path)).close()
+
+
+def test_all_is_within_the_directory_whatever_its_name(tmp_path: Path) -> None:
+    """Also what is kept in experiments, though locations of tables are URLs."""
+    with MockWorkspace(str(tmp_path / "a #1? b")) as workspace:
+        workspace.create_schema("main.obs")
+        assert workspace.create_table("main.obs.spans").spans() == []
+        workspace.create_experiment("/Shared/agent")
+        assert workspace.experiment("/Shared/agent").spans() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a #1? b"]
+
+
 def test_secrets_are_in_no_repr() -> None:
     """Principals are printed by failing assertions."""
     with MockWorkspace() as workspace:
@@ -81,6 +100,7 @@ def test_secrets_are_in_no_repr() -> None:
         (lambda w: w.create_table("main.other.spans"), "SCHEMA_DOES_NOT_EXIST"),
         (lambda w: w.create_table("main.obs"), "not a valid name"),
         (lambda w: w.create_table("main.obs.spans", location="relative/path"), "relative/path"),
+        (lambda w: w.create_table("main.obs.spans", location="s3://[lake/spans"), "neither an absolute directory"),
         (lambda w: w.grant("SELCT", on="main.obs", to=w.user), "SELCT"),
         (lambda w: w.grant("SELECT", on="main.obs", to="nobody"), "nobody"),
         (lambda w: w.add_user(w.user), "another name"),
@@ -92,3 +112,18 @@ def test_mistakes_of_tests_are_named(workspace: MockWorkspace, wrong: object, me
     """With what the workspace would answer a client."""
     with pytest.raises((ConfigurationError, QueryError), match=message):
         wrong(workspace)  # type: ignore[operator]
+
+
+def test_what_cannot_be_written_is_not_there(tmp_path: Path) -> None:
+    """The client is told that it failed, and may try again."""
+    with MockWorkspace(str(tmp_path)) as workspace:
+        workspace.create_catalog("before")
+        blocked = tmp_path / "workspace.json.new"
+        blocked.mkdir()  # in the place of the file that is written first
+        with pytest.raises(OSError, match=r"workspace\.json\.new"):
+            workspace.create_catalog("main")
+        blocked.rmdir()
+        workspace.create_catalog("main")
+    with MockWorkspace(str(tmp_path)) as again:
+        again.create_schema("before.obs")
+        again.create_schema("main.obs")

@@ -434,6 +434,7 @@ def test_searches_come_in_pages(client: Client) -> None:
         ({"state": "FINE"}, "state"),
         ({"request_time": "yesterday"}, "request_time"),
         ({"tags": {"a": 1}}, "tags"),
+        ({"tags": ["a"]}, "tags"),
         ({"assessments": ["good"]}, "assessments"),
         ({"assessments": [{"assessment_name": "x"}]}, "either feedback or an expectation"),
     ],
@@ -535,3 +536,17 @@ def test_an_update_names_what_it_updates(client: Client) -> None:
     assert "rationale" not in changed
     body["update_mask"] = "source"
     assert "update_mask names source" in client.call("PATCH", f"{path}/{made['assessment_id']}", body, 400)["message"]
+
+
+def test_a_search_reads_what_is_not_as_mlflow_writes_it(client: Client) -> None:
+    """Tags and metadata that MLflow has JSON in, and anyone else any text."""
+    trace_id = client.start(tags={"mlflow.linkedPrompts": "none"})
+    feedback = {
+        "assessment_name": "good",
+        "feedback": {"value": True},
+        "source": {"source_type": "HUMAN"},
+        "metadata": {"mlflow.annotation.error": "none"},
+    }
+    client.call("POST", f"{TRACES}/{trace_id}/assessments", {"assessment": feedback})
+    assert client.search() == [trace_id]
+    assert client.search("prompt = 'ask/3'") == []

@@ -17,6 +17,9 @@ from tracelake.testing.web.unimitated import NAMES, name_of
     [
         ("GET", "/api/2.2/jobs/list", "Jobs"),
         ("POST", "/api/2.0/mlflow/runs/create", "MLflow runs"),
+        ("POST", "/api/2.0/mlflow/unity-catalog/registered-models/create", "MLflow model registry"),
+        ("POST", "/api/2.0/mlflow/unity-catalog/prompts", "MLflow prompts"),
+        ("GET", "/api/2.0/managed-evals/scheduled-scorers/1", "MLflow scorers"),
         ("GET", "/api/2.1/unity-catalog/volumes", "Volumes"),
         ("POST", "/api/2.0/otel/v1/logs", "OTLP ingestion of logs"),
         ("GET", "/api/9.9/nobody/knows", "this path"),

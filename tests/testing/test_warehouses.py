@@ -8,7 +8,7 @@ import pytest
 from databricks.sdk.errors import NotFound, ResourceDoesNotExist
 from databricks.sdk.service.sql import State
 
-from tests.testing.sql import client
+from tests.testing.sdk import client
 from tracelake.errors import ConfigurationError
 from tracelake.testing import MockWorkspace
 

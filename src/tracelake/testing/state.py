@@ -181,14 +181,26 @@ class Store:
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self._held = self._hold()
         self.is_new = not os.path.exists(self._path)
-        self.state = new if self.is_new else self._read()
+        try:
+            self.state = new if self.is_new else self._read()
+        except BaseException:
+            self.close()
+            raise
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[State]:
-        """Give the state to the with-body alone, and keep what it changed, unless it raises."""
+        """Give the state to the with-body alone, and keep what it changed, unless it raises.
+
+        What cannot be written is taken back, so that clients are told no more than a restart would find.
+        """
         with self.lock:
+            before = msgspec.json.encode(self.state)
             yield self.state
-            self._write()
+            try:
+                self._write()
+            except OSError:
+                self.state = msgspec.json.decode(before, type=State)
+                raise
 
     def close(self) -> None:
         """Let another process have the directory."""

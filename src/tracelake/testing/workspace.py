@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -40,7 +41,7 @@ from tracelake.testing.unity.identity import Identity
 from tracelake.testing.web.app import App, Exchange
 from tracelake.testing.web.control import ControlApi
 from tracelake.testing.web.faults import Faults
-from tracelake.testing.web.http import ApiError, Request, Response, Route
+from tracelake.testing.web.http import ApiError
 from tracelake.testing.web.inprocess import HOST, InProcess
 from tracelake.testing.web.server import Server
 
@@ -70,55 +71,40 @@ class MockWorkspace:
         """
         self._temporary = tempfile.mkdtemp(prefix="tracelake-workspace-") if directory is None else None
         self._store = Store(directory or self._temporary or "", _new_state(user))
-        if self._store.is_new:
-            with self._store.changing():
-                pass
         self.user = self._store.state.admin
         self.is_new = self._store.is_new
         self.faults = Faults()
-        self._access = Access(self._store)
         self._lakehouse = Lakehouse(self._store)
-        self._catalog = Catalog(self._store, self._access, self._lakehouse)
+        self._catalog = Catalog(self._store, Access(self._store), self._lakehouse)
         self._identity = Identity(self._store)
-        self._ingestion = IngestionApi(self._catalog, self._lakehouse)
-        self._experiments = Experiments(self._store)
-        self._engine = Engine(self._catalog)
         self._warehouses = Warehouses(self._store)
         if self.is_new:
             self._warehouses.create(FIRST_NAME)
-        self._traces = Traces(self._engine, self._lakehouse)
-        self._annotations = Annotations(self._lakehouse)
-        self._assessments = Assessments(self._traces, self._annotations)
-        self._kept = ExperimentTraces(self._store, self._lakehouse, self._traces, self._annotations)
+        self._experiments = Experiments(self._store)
         self._locations = Locations(self._catalog, self._experiments)
-        self._app = App(self._routes(), self._identity.principal_of, self.faults)
+        engine, annotations = Engine(self._catalog), Annotations(self._lakehouse)
+        traces = Traces(engine, self._lakehouse)
+        assessments = Assessments(traces, annotations)
+        self._kept = ExperimentTraces(self._store, self._lakehouse, traces, annotations)
+        traces_v3 = TracesV3Api(self._experiments, self._kept, traces, assessments)
+        surface = (
+            self._identity,
+            CatalogApi(self._catalog),
+            GrantsApi(self._catalog),
+            CredentialsApi(self._catalog),
+            IngestionApi(self._catalog, self._lakehouse),
+            self._warehouses,
+            StatementsApi(Commands(self._catalog, engine), self._warehouses),
+            ExperimentsApi(self._experiments, self._locations),
+            LocationsApi(self._locations, self._catalog),
+            traces_v3,
+            TracesApi(self._catalog, self._locations, self._kept, traces_v3.delete, traces, annotations, assessments),
+            ControlApi(self.faults, self.requests),
+        )
+        routes = (route for each in surface for route in each.routes())
+        self._app = App(routes, self._identity.principal_of, self.faults)
         self._server: Server | None = None
-
-    def _routes(self) -> list[Route]:
-        control = ControlApi(self.faults, self.requests)
-        traces_v3 = TracesV3Api(self._experiments, self._kept, self._traces, self._assessments)
-        return [
-            *self._identity.routes(),
-            *CatalogApi(self._catalog).routes(),
-            *GrantsApi(self._catalog).routes(),
-            *CredentialsApi(self._catalog).routes(),
-            *self._ingestion.routes(),
-            *control.routes(),
-            *self._warehouses.routes(),
-            *StatementsApi(Commands(self._catalog, self._access, self._engine), self._warehouses).routes(),
-            *ExperimentsApi(self._experiments, self._locations).routes(),
-            *traces_v3.routes(),
-            *LocationsApi(self._locations, self._catalog).routes(),
-            *TracesApi(
-                self._catalog,
-                self._locations,
-                self._kept,
-                traces_v3.delete,
-                self._traces,
-                self._annotations,
-                self._assessments,
-            ).routes(),
-        ]
+        self._serving = threading.Lock()
 
     def __enter__(self) -> MockWorkspace:
         return self
@@ -130,9 +116,10 @@ class MockWorkspace:
 
     def close(self) -> None:
         """Stop serving; a workspace without a directory of its own is gone."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        with self._serving:
+            if self._server is not None:
+                self._server.close()
+                self._server = None
         self._store.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -145,9 +132,10 @@ class MockWorkspace:
         Raises:
             ConfigurationError: the port is in use, or the host is none of this machine.
         """
-        if self._server is None:
-            self._server = Server(self._app, host=host, port=port)
-        return f"http://{host}:{self._server.port}"
+        with self._serving:
+            if self._server is None:
+                self._server = Server(self._app, host=host, port=port)
+            return self._server.url
 
     @property
     def url(self) -> str:
@@ -186,10 +174,6 @@ class MockWorkspace:
             yield HOST
         finally:
             patch.stop()
-
-    def answer(self, request: Request) -> Response | None:
-        """Return the answer to a request; None for a connection that is reset."""
-        return self._app(request)
 
     # --- what happened -----------------------------------------------------------------------------------------------
 

@@ -67,6 +67,20 @@ def test_spans_still_on_their_way_at_the_end_reach_this_workspace():
     answer("late")
 
 
+@pytest.mark.usefixtures("mock_workspace")
+def test_tracking_uri_and_experiment_are_those_of_one_test():
+    mlflow.set_tracking_uri("databricks")
+    mlflow.set_experiment("/Shared/agent", trace_location=LOCATION)
+
+
+def test_other_tests_have_no_experiment_of_the_workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    answer("here?")
+    mlflow.flush_trace_async_logging(terminate=True)
+    assert len(mlflow.search_traces()) == 1
+    mlflow.tracing.reset()
+
+
 def test_privileges_are_those_of_the_user(mock_workspace):
     user = mock_workspace.add_user("agent@example.com")
     os.environ |= mock_workspace.environment(user.name, host=os.environ["DATABRICKS_HOST"])

@@ -12,7 +12,6 @@ from tracelake.testing.sql.engine import Engine, find_table, value_of
 from tracelake.testing.sql.results import Result, texts
 from tracelake.testing.sql.sqlerrors import SqlError, of_api, unimitated
 from tracelake.testing.state import Securable
-from tracelake.testing.unity.access import Access
 from tracelake.testing.unity.catalog import Catalog
 from tracelake.testing.web.http import ApiError
 
@@ -34,13 +33,14 @@ _UNIMITATED = {
     *("RESET", "RESTORE", "SET", "SYNC", "TRUNCATE", "UNCACHE", "UNDROP", "UPDATE", "USE", "VACUUM"),
 }
 
+_CHANGING = {"ALTER", "CREATE", "DROP", "INSERT"}
+
 
 class Commands:
     """Runs statements in the name of a principal."""
 
-    def __init__(self, catalog: Catalog, access: Access, engine: Engine) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine) -> None:
         self._catalog = catalog
-        self._access = access
         self._engine = engine
         self._ddl = Ddl(catalog, engine)
 
@@ -101,28 +101,29 @@ class Commands:
         state, what = self._catalog.store.state, match["what"].upper()
         if what == "CATALOGS":
             return texts(
-                ["catalog"], [[name] for name in sorted(state.catalogs) if self._sees(principal, state.catalogs[name])]
+                ["catalog"], [[each.full_name] for each in _by_name(state.catalogs) if self._sees(principal, each)]
             )
         if what in {"SCHEMAS", "DATABASES"}:
             above = self._ddl.securable("CATALOG", unquoted(match["name"] or within[0] or "main"), within)
-            found = [each for each in state.schemas.values() if each.parts[0] == above.full_name]
-            names = sorted(each.parts[1] for each in found if self._sees(principal, each))
-            return texts(["databaseName"], [[name] for name in names])
+            found = [each for each in _by_name(state.schemas) if each.parts[0] == above.full_name]
+            return texts(["databaseName"], [[each.parts[1]] for each in found if self._sees(principal, each)])
         above = self._ddl.securable("SCHEMA", unquoted(match["name"] or within[1] or "default"), within)
-        tables = [each for each in state.tables.values() if each.full_name.startswith(f"{above.full_name}.")]
-        names = sorted(each.parts[2] for each in tables if self._sees(principal, each))
-        return texts(["database", "tableName", "isTemporary"], [[above.parts[1], name, "false"] for name in names])
+        tables = [each for each in _by_name(state.tables) if each.full_name.startswith(f"{above.full_name}.")]
+        return texts(
+            ["database", "tableName", "isTemporary"],
+            [[above.parts[1], each.parts[2], "false"] for each in tables if self._sees(principal, each)],
+        )
 
     def _sees(self, principal: str, securable: Securable) -> bool:
         try:
-            self._access.require_seeing(principal, securable)
+            self._catalog.access.require_seeing(principal, securable)
         except ApiError:
             return False
         return True
 
     def _show_grants(self, match: re.Match[str], principal: str, within: tuple[str, str]) -> Result:
         securable = self._ddl.securable(match["kind"], unquoted(match["name"]), within)
-        self._access.require_seeing(principal, securable)
+        self._catalog.access.require_seeing(principal, securable)
         of = unquoted(match["principal"] or "")
         rows = [
             [name, privilege.replace("_", " "), securable.kind.upper(), securable.full_name]
@@ -137,7 +138,7 @@ class Commands:
         if match is None:
             raise unimitated("this form of DESCRIBE")
         table = find_table(self._catalog, unquoted(match["name"]), within)
-        self._access.require(principal, "SELECT", table)
+        self._catalog.access.require(principal, "SELECT", table)
         rows = [
             [str(column["name"]), str(column["type_text"]), str(column["comment"]) if column.get("comment") else None]
             for column in table.columns
@@ -145,7 +146,9 @@ class Commands:
         return texts(["col_name", "data_type", "comment"], rows)
 
 
-_CHANGING = {"ALTER", "CREATE", "DROP", "INSERT"}
+def _by_name(securables: Mapping[str, Securable]) -> list[Securable]:
+    # Sorted at once: others change them meanwhile.
+    return [each for _, each in sorted(securables.items())]
 
 
 def _bare(statement: str) -> str:

@@ -171,9 +171,11 @@ class Ddl:
         if isinstance(tree.this, exp.Schema):
             raise unimitated("CREATE VIEW with a list of columns")
         name = full_name(translate.name_of(tree.this), within)
-        exists = name in self._catalog.store.state.tables
-        if tree.args.get("exists") and exists:
+        existing = self._catalog.store.state.tables.get(name)
+        if tree.args.get("exists") and existing:
             return
+        if existing and existing.table_type != "VIEW":
+            raise SqlError("EXPECT_VIEW_NOT_TABLE", f"CREATE VIEW expects a view, but `{name}` is a table.")
         comment, properties = clauses.pop("comment", ""), clauses.pop("properties", {})
         _refuse(clauses, "CREATE VIEW")
         query = tree.expression
@@ -185,7 +187,7 @@ class Ddl:
         definition = query.sql(dialect=translate.dialect())
         columns = self._engine.run(query, principal, within, row_limit=0).columns
         schema = {"type": "struct", "fields": [_result_field(column) for column in columns]}
-        if tree.args.get("replace") and exists:
+        if tree.args.get("replace") and existing:
             self._catalog.drop(principal, name)
         self._catalog.create_table(
             principal,

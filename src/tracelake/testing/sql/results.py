@@ -176,6 +176,8 @@ def _plain_text(value: Any) -> str:
         return _double(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     if isinstance(value, datetime):
         zone = "Z" if value.tzinfo else ""
         moment = value.astimezone(timezone.utc) if value.tzinfo else value

@@ -62,6 +62,7 @@ class Statement:
         """Run it, and keep what comes of it; nothing is raised."""
         with self._lock:
             if self._state != "PENDING":
+                self._stopped.set()
                 return
             self._state = "RUNNING"
         try:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from functools import cache, partial
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from tracelake.errors import PermanentDeliveryError
 from tracelake.spans import otlp, rows, tables
@@ -44,8 +45,9 @@ class IngestionApi:
     def __init__(self, catalog: Catalog, lakehouse: Lakehouse) -> None:
         self._catalog = catalog
         self._lakehouse = lakehouse
-        # By table id. Making columns of spans costs a millisecond, of however few: requests at once share it.
-        self._writers: dict[str, Together[list[SpanRecord], list[str]]] = {}
+        # By table id, as long as requests are under way. Making columns of spans costs a millisecond, of however few:
+        # requests at once share it.
+        self._writers: WeakValueDictionary[str, Together[list[SpanRecord], list[str]]] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def routes(self) -> list[Route]:

@@ -58,7 +58,10 @@ class Lakehouse:
         """
         if os.path.isabs(location):
             return _file_url(location)
-        parts = urlsplit(location)
+        try:
+            parts = urlsplit(location)
+        except ValueError:  # brackets that are no address
+            parts = urlsplit("")
         if parts.scheme == "file" and parts.netloc in {"", "localhost"} and os.path.isabs(unquote(parts.path)):
             return _file_url(unquote(parts.path))
         if parts.scheme in _S3 and parts.netloc:
@@ -117,11 +120,15 @@ class Lakehouse:
             ApiError: 404, its location has no Delta table.
         """
         from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
+        from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
             return DeltaTable(self._path(table), storage_options=self._options(table))
-        except TableNotFoundError as error:
+        except DeltaError as error:
+            # One that is dropped while it is opened fails in other ways.
+            is_gone = _is_local(table) and not os.path.isdir(os.path.join(self._path(table), "_delta_log"))
+            if not isinstance(error, TableNotFoundError) and not is_gone:
+                raise
             raise ApiError(
                 404,
                 "RESOURCE_DOES_NOT_EXIST",
@@ -144,24 +151,30 @@ class Lakehouse:
             writer = self._open.pop(table.table_id, None)
         with writer.append.lock if writer is not None else contextlib.nullcontext():
             if table.table_type == "MANAGED":
-                shutil.rmtree(self._path(table), ignore_errors=True)
+                # Who reads or writes it in this moment finds all of it, or nothing.
+                dropped = f"{self._path(table)}.dropped"
+                with contextlib.suppress(OSError):  # somebody removed it
+                    os.rename(self._path(table), dropped)
+                shutil.rmtree(dropped, ignore_errors=True)
 
     def _writer(self, table: Table) -> _Writer:
         with self._lock:
             writer = self._open.get(table.table_id)
             if writer is None:
-                is_local = urlsplit(table.storage_location).scheme in _LOCAL
-                log = os.path.join(self._path(table), "_delta_log") if is_local else ""
+                log = os.path.join(self._path(table), "_delta_log") if _is_local(table) else ""
                 writer = self._open[table.table_id] = _Writer(lambda: self.open(table), log)
             return writer
 
     def _path(self, table: Table) -> str:
-        parts = urlsplit(table.storage_location)
-        return unquote(parts.path) if parts.scheme in _LOCAL else table.storage_location
+        return unquote(urlsplit(table.storage_location).path) if _is_local(table) else table.storage_location
 
     def _options(self, table: Table) -> dict[str, str] | None:
         s3 = self._store.state.s3
         return s3_options(s3) if s3 and table.storage_location.startswith("s3://") else None
+
+
+def _is_local(table: Table) -> bool:
+    return urlsplit(table.storage_location).scheme in _LOCAL
 
 
 def _file_url(path: str) -> str:
@@ -216,7 +229,7 @@ class _Writer:
     def _write(self, taken: list[pa.RecordBatch]) -> list[bool]:
         import pyarrow as pa
         from deltalake import PostCommitHookProperties, write_deltalake
-        from deltalake.exceptions import CommitFailedError
+        from deltalake.exceptions import CommitFailedError, DeltaError
 
         # Checkpoints are made when files are put together.
         hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
@@ -229,8 +242,12 @@ class _Writer:
                 if batches:
                     reader = pa.RecordBatchReader.from_batches(self._schema, batches)
                     write_deltalake(table, reader, mode="append", post_commithook_properties=hooks)
-            except CommitFailedError as error:
-                failed = error  # others changed the table's columns, or were faster time and again
+            except DeltaError as error:
+                is_replaced = bool(self._log) and self._stamp(table) != self._newest
+                if not isinstance(error, CommitFailedError) and not is_replaced:
+                    raise
+                # Others changed the table's columns, were faster, or removed it: opened anew, it is there or not.
+                failed = error
                 continue
             self._newest = self._stamp(table)
             self._small_files += 1

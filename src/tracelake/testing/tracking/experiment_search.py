@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from tracelake.testing.state import Experiment
-from tracelake.testing.web.http import ApiError
+from tracelake.testing.web.http import invalid
 
 _TIMES = ("creation_time", "last_update_time")
 _COLUMNS = ("name", "experiment_id", *_TIMES)
@@ -76,7 +76,7 @@ def ordered(experiments: Iterable[Experiment], order_by: Sequence[str]) -> list[
     for clause in reversed(order_by or ["creation_time DESC"]):
         found = _ORDER.fullmatch(clause.strip())
         if found is None or found[1] not in _COLUMNS:
-            raise _invalid(
+            raise invalid(
                 f"Invalid order_by clause '{clause}'. It needs one of {', '.join(_COLUMNS)}, and ASC or DESC after it."
             )
         column = found[1]
@@ -89,7 +89,7 @@ def _parsed(search: str) -> list[_Condition]:
     while True:
         found = _CONDITION.match(search, position)
         if found is None:
-            raise _invalid(
+            raise invalid(
                 f"Invalid clause(s) in filter string: '{search[position:].strip()}'. A clause compares "
                 f"name, {', '.join(_TIMES)} or tags.`key` with a value, and AND joins clauses."
             )
@@ -99,7 +99,7 @@ def _parsed(search: str) -> list[_Condition]:
             return conditions
         joined = _AND.match(search, position)
         if joined is None:
-            raise _invalid(f"Invalid clause(s) in filter string: '{search[position:].strip()}'. AND joins clauses.")
+            raise invalid(f"Invalid clause(s) in filter string: '{search[position:].strip()}'. AND joins clauses.")
         position = joined.end()
 
 
@@ -108,13 +108,13 @@ def _condition(found: re.Match[str]) -> _Condition:
     tag = found["quoted"] or found["double"] or found["tag"] or ""
     text = found["text"] if found["text"] is not None else found["text2"]
     if column and column not in ("name", *_TIMES):
-        raise _invalid(f"Invalid attribute key '{column}' in filter. Valid are name, {', '.join(_TIMES)}.")
+        raise invalid(f"Invalid attribute key '{column}' in filter. Valid are name, {', '.join(_TIMES)}.")
     is_time = column in _TIMES
     operators: Iterable[str] = _OF_TIMES if is_time else _OF_TEXT
     if operator not in operators:
-        raise _invalid(f"Invalid comparator '{operator}' of {column or 'tags'}. Valid are {', '.join(operators)}.")
+        raise invalid(f"Invalid comparator '{operator}' of {column or 'tags'}. Valid are {', '.join(operators)}.")
     if is_time != (text is None):
-        raise _invalid(f"The value of {column or 'tags'} in the filter must be a {'number' if is_time else 'text'}.")
+        raise invalid(f"The value of {column or 'tags'} in the filter must be a {'number' if is_time else 'text'}.")
     return _Condition(column, tag, operator, int(found["number"]) if text is None else text)
 
 
@@ -123,7 +123,3 @@ def _like(pattern: str) -> re.Pattern[str]:
     return re.compile(
         "".join({"%": ".*", "_": "."}[part] if part in ("%", "_") else re.escape(part) for part in parts), re.DOTALL
     )
-
-
-def _invalid(message: str) -> ApiError:
-    return ApiError(400, "INVALID_PARAMETER_VALUE", message)

@@ -21,7 +21,7 @@ from tracelake.testing.tracking import assessments, trace_tables
 from tracelake.testing.tracking.annotations import Annotation, Annotations, tag
 from tracelake.testing.tracking.annotations import info as info_annotation
 from tracelake.testing.tracking.trace_files import TraceFiles
-from tracelake.testing.tracking.trace_json import info_value, texts
+from tracelake.testing.tracking.trace_json import info_value, objects, texts
 from tracelake.testing.tracking.trace_search import Traces
 from tracelake.testing.tracking.trace_tables import Source
 from tracelake.testing.tracking.trace_upload import spans_of
@@ -59,7 +59,7 @@ class ExperimentTraces:
         bare = source.bare(trace_id)
         kept = [info_annotation(bare, info_value(info))]
         kept += [tag(bare, key, value) for key, value in texts(info, "tags").items()]
-        kept += [assessments.new(source, bare, each) for each in info.get("assessments") or ()]
+        kept += [assessments.new(source, bare, each) for each in objects(info, "assessments")]
         # A trace that is known and has no info is sent again by the client; one with an info has to be known.
         self.files.begin(trace_id, experiment_id)
         self._annotations.add(source.annotations, principal, kept)
@@ -132,7 +132,7 @@ class ExperimentTraces:
             full_name=f"experiment {experiment_id}: {kind}",
             owner="",
             table_id=f"{experiment_id}-{kind}",
-            storage_location=f"file://{os.path.join(self._directory, experiment_id, kind)}",
+            storage_location=self._lakehouse.external_location(os.path.join(self._directory, experiment_id, kind)),
         )
         self._lakehouse.create(table, schema)
         return table

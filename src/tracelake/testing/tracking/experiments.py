@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping
 
 from tracelake.testing.state import Experiment, State, Store, now_ms
-from tracelake.testing.web.http import ApiError
+from tracelake.testing.web.http import ApiError, invalid
 
 # Experiments are files of the workspace, and `/Workspace` is its root.
 _ROOT = "/Workspace"
@@ -112,7 +112,7 @@ class Experiments:
 
         def restored(experiment: Experiment) -> None:
             if experiment.lifecycle_stage == "active":
-                raise _invalid(f"Cannot restore an active experiment with ID {experiment_id}.")
+                raise invalid(f"Cannot restore an active experiment with ID {experiment_id}.")
             experiment.lifecycle_stage = "active"
 
         self._change(experiment_id, restored)
@@ -138,20 +138,25 @@ class Experiments:
             experiment.last_update_time = now_ms()
 
     def _named(self, name: str) -> Experiment | None:
-        name = name.removeprefix(_ROOT)
+        name = _path(name)
         with self._store.lock:
             return next((each for each in self._store.state.experiments.values() if each.name == name), None)
 
     def _free_name(self, name: str) -> str:
         if not name.startswith("/") or name.endswith("/"):
-            raise _invalid(
+            raise invalid(
                 f"Got an invalid experiment name '{name}'. An experiment name must be an absolute path within the "
                 "Databricks workspace, e.g. '/Users/<some-username>/my-experiment'."
             )
         taken = self._named(name)
         if taken is not None:
             raise ApiError(400, "RESOURCE_ALREADY_EXISTS", f"Node named '{taken.name}' already exists")
-        return name.removeprefix(_ROOT)
+        return _path(name)
+
+
+def _path(name: str) -> str:
+    """Return the one of the two names that an experiment has: `/Workspace/Shared/agent` is `/Shared/agent`."""
+    return name.removeprefix(_ROOT) if name.startswith(f"{_ROOT}/") else name
 
 
 def _found(state: State, experiment_id: str) -> Experiment:
@@ -163,12 +168,8 @@ def _found(state: State, experiment_id: str) -> Experiment:
 
 def _active(experiment: Experiment) -> Experiment:
     if experiment.lifecycle_stage != "active":
-        raise _invalid(
+        raise invalid(
             f"The experiment {experiment.experiment_id} must be in the 'active' state, "
             f"and is in the '{experiment.lifecycle_stage}' state."
         )
     return experiment
-
-
-def _invalid(message: str) -> ApiError:
-    return ApiError(400, "INVALID_PARAMETER_VALUE", message)

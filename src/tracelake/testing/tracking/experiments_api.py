@@ -13,7 +13,7 @@ from tracelake.testing.state import Experiment
 from tracelake.testing.tracking.experiment_search import matching, ordered
 from tracelake.testing.tracking.experiments import Experiments
 from tracelake.testing.tracking.locations import Locations
-from tracelake.testing.web.http import ApiError, Request, Route, required
+from tracelake.testing.web.http import ApiError, Request, Route, invalid, required
 
 _API = "/api/2.0/mlflow/experiments"
 _PREFIX = re.compile(r"\w{1,238}", re.ASCII)
@@ -52,7 +52,7 @@ class ExperimentsApi:
         body = request.json()
         tags = body.get("tags") or []
         if not isinstance(tags, list) or not all(isinstance(each, dict) and each.get("key") for each in tags):
-            raise _invalid("The field tags of the body is no list of objects with key and value.")
+            raise invalid("The field tags of the body is no list of objects with key and value.")
         made = self._experiments.create(
             request.principal,
             required(body, "name"),
@@ -72,7 +72,7 @@ class ExperimentsApi:
         wanted = required(trace_location, "uc_trace_location", dict)
         prefix = wanted.get("table_prefix") or experiment_id
         if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
-            raise _invalid(f"The table_prefix is {prefix!r}, and can have at most 238 letters, digits and underscores.")
+            raise invalid(f"The table_prefix is {prefix!r}, and can have at most 238 letters, digits and underscores.")
         name = f"{required(wanted, 'catalog')}.{required(wanted, 'schema')}.{prefix}"
         self._locations.create(principal, name)
         self._locations.link(principal, experiment_id, name)
@@ -93,7 +93,7 @@ class ExperimentsApi:
         at_most = _count(body.get("max_results") or _LISTED_AT_ONCE)
         order_by = body.get("order_by") or []
         if not isinstance(order_by, list):
-            raise _invalid("The field order_by of the body is no list.")
+            raise invalid("The field order_by of the body is no list.")
         found = matching(self._of_view(str(body.get("view_type") or "")), str(body.get("filter") or ""))
         return self._page(ordered(found, [str(each) for each in order_by]), at_most, str(body.get("page_token") or ""))
 
@@ -129,7 +129,7 @@ class ExperimentsApi:
     def _of_view(self, view_type: str) -> list[Experiment]:
         stages = _STAGES.get(view_type or "ACTIVE_ONLY")
         if stages is None:
-            raise _invalid(f"The view_type is '{view_type}', and can be {', '.join(_STAGES)}.")
+            raise invalid(f"The view_type is '{view_type}', and can be {', '.join(_STAGES)}.")
         return [each for each in self._experiments.all() if each.lifecycle_stage in stages]
 
     def _shown(self, experiment: Experiment) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class ExperimentsApi:
         """Return the experiments after the one whose id the token is."""
         ids = [each.experiment_id for each in found]
         if token and token not in ids:
-            raise _invalid(f"The page_token '{token}' is none that this search gave.")
+            raise invalid(f"The page_token '{token}' is none that this search gave.")
         start = ids.index(token) + 1 if token else 0
         page = found[start : start + at_most]
         answer: dict[str, Any] = {"experiments": [self._shown(each) for each in page]}
@@ -173,9 +173,5 @@ def _count(value: Any) -> int:
     except (TypeError, ValueError):
         count = 0
     if not 0 < count <= _MAX_SEARCHED_AT_ONCE:
-        raise _invalid(f"The max_results is {value!r}, and must be from 1 to {_MAX_SEARCHED_AT_ONCE}.")
+        raise invalid(f"The max_results is {value!r}, and must be from 1 to {_MAX_SEARCHED_AT_ONCE}.")
     return count
-
-
-def _invalid(message: str) -> ApiError:
-    return ApiError(400, "INVALID_PARAMETER_VALUE", message)

@@ -103,19 +103,20 @@ class Locations:
             ApiError: 404, there is no such experiment or location; 403, the principal may not read the location; 400,
                 the experiment is linked to another one.
         """
-        experiment = self._experiments.active(experiment_id)
+        self._experiments.active(experiment_id)
         location = Location.parse(name)
         self.source(principal, name)
-        linked = experiment.tags.get(_PATH_TAG, name)
-        if linked != name:
-            raise ApiError(
-                400,
-                "INVALID_PARAMETER_VALUE",
-                f"Experiment {experiment_id} is already linked to a different trace location: {linked}.",
-            )
-        with self._catalog.store.changing():
-            experiment.tags[_PATH_TAG] = name
-            experiment.tags.update({tag: getattr(location, table) for tag, table in _TABLE_TAGS.items()})
+        tags: dict[str, str | None] = {_PATH_TAG: name}
+        tags |= {tag: getattr(location, table) for tag, table in _TABLE_TAGS.items()}
+        with self._lock:
+            linked = self.linked(experiment_id) or name
+            if linked != name:
+                raise ApiError(
+                    400,
+                    "INVALID_PARAMETER_VALUE",
+                    f"Experiment {experiment_id} is already linked to a different trace location: {linked}.",
+                )
+            self._experiments.set_tags(experiment_id, tags)
 
     def unlink(self, experiment_id: str, name: str) -> None:
         """Undo `link`.
@@ -123,16 +124,14 @@ class Locations:
         Raises:
             ApiError: 404, there is no such experiment, or it is not linked to this location.
         """
-        experiment = self._experiments.active(experiment_id)
-        if experiment.tags.get(_PATH_TAG) != name:
-            raise ApiError(
-                404,
-                "RESOURCE_DOES_NOT_EXIST",
-                f"Experiment {experiment_id} is not linked to the trace location {name}.",
-            )
-        with self._catalog.store.changing():
-            for tag in (_PATH_TAG, *_TABLE_TAGS):
-                experiment.tags.pop(tag, None)
+        with self._lock:
+            if self._experiments.active(experiment_id).tags.get(_PATH_TAG) != name:
+                raise ApiError(
+                    404,
+                    "RESOURCE_DOES_NOT_EXIST",
+                    f"Experiment {experiment_id} is not linked to the trace location {name}.",
+                )
+            self._experiments.set_tags(experiment_id, dict.fromkeys((_PATH_TAG, *_TABLE_TAGS)))
 
     def described(self, name: str) -> dict[str, Any]:
         """Return a location in the words of the API, with its id, which is that of its span table.

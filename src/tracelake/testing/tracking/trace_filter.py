@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tracelake.testing.tracking.trace_tables import Source
 from tracelake.testing.tracking.trace_views import SPAN_TYPE, as_text_of_json, attribute_sql
-from tracelake.testing.web.http import ApiError
+from tracelake.testing.web.http import invalid
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -125,7 +125,8 @@ class Filter:
             return f"EXISTS (SELECT 1 FROM (SELECT unnest({runs}) AS run_id) WHERE {met})"  # noqa: S608
         if key == "prompt":
             name, _, version = str(clause.value).partition("/")
-            linked = "TRY_CAST(tags['mlflow.linkedPrompts']::JSON AS STRUCT(name VARCHAR, version VARCHAR)[])"
+            tag = "TRY_CAST(tags['mlflow.linkedPrompts'] AS JSON)"
+            linked = f"TRY_CAST({tag} AS STRUCT(name VARCHAR, version VARCHAR)[])"
             return (
                 f"list_contains({linked}, struct_pack(name := {self._bound(name)}, version := {self._bound(version)}))"
             )
@@ -190,7 +191,7 @@ def parse(text: str) -> list[Clause]:
     while at < len(tokens):
         if clauses:
             if tokens[at] != ("name", "AND"):
-                raise _invalid(f"Invalid clause(s) in filter string: '{tokens[at][1]}'. Comparisons are joined by AND.")
+                raise invalid(f"Invalid clause(s) in filter string: '{tokens[at][1]}'. Comparisons are joined by AND.")
             at += 1
         clause, at = _clause(tokens, at)
         clauses.append(clause)
@@ -209,9 +210,9 @@ def order_sql(order_by: Sequence[str]) -> str:
         entity, key = _named(name)
         direction = direction.strip().upper() or "ASC"
         if entity != "attribute" or key not in _ORDERS:
-            raise _invalid(f"Invalid order_by key '{name}'. Valid keys are {', '.join(sorted(_ORDERS))}.")
+            raise invalid(f"Invalid order_by key '{name}'. Valid keys are {', '.join(sorted(_ORDERS))}.")
         if direction not in ("ASC", "DESC"):
-            raise _invalid(f"Invalid ordering key in order_by clause '{text}': it is ASC or DESC.")
+            raise invalid(f"Invalid ordering key in order_by clause '{text}': it is ASC or DESC.")
         terms.append(f"{_ORDERS[key]} {direction} NULLS LAST")
     return ", ".join([*terms, "timestamp_us DESC NULLS LAST", "trace_id", "source"])
 
@@ -222,7 +223,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     while at < end:
         found = _TOKEN.match(text, at)
         if found is None:
-            raise _invalid(f"Invalid filter string: cannot be read from '{text[at : at + 40].strip()}'.")
+            raise invalid(f"Invalid filter string: cannot be read from '{text[at : at + 40].strip()}'.")
         at = found.end()
         kind = found.lastgroup or ""
         token = found[kind]
@@ -234,7 +235,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 def _clause(tokens: list[tuple[str, str]], at: int) -> tuple[Clause, int]:
     kind, name = tokens[at] if at < len(tokens) else ("", "the end")
     if kind != "name":
-        raise _invalid(f"Invalid clause(s) in filter string: expected the name of a field, and found '{name}'.")
+        raise invalid(f"Invalid clause(s) in filter string: expected the name of a field, and found '{name}'.")
     entity, key = _named(name)
     operator, at = _operator(tokens, at + 1, name)
     value: Any = None
@@ -252,7 +253,7 @@ def _operator(tokens: list[tuple[str, str]], at: int, name: str) -> tuple[str, i
     for words in _WORDS:
         if f"{following} ".startswith(f"{words} "):
             return words, at + words.count(" ") + 1
-    raise _invalid(f"Invalid comparison of '{name}': expected an operator, and found '{following or 'none'}'.")
+    raise invalid(f"Invalid comparison of '{name}': expected an operator, and found '{following or 'none'}'.")
 
 
 def _list(tokens: list[tuple[str, str]], at: int, name: str) -> tuple[list[Any], int]:
@@ -264,7 +265,7 @@ def _list(tokens: list[tuple[str, str]], at: int, name: str) -> tuple[list[Any],
         if tokens[at : at + 1] == [("mark", ")")]:
             return values, at + 1
         opening = ","
-    raise _invalid(f"Invalid list of '{name}': expected quoted values in parentheses, as ('a', 'b').")
+    raise invalid(f"Invalid list of '{name}': expected quoted values in parentheses, as ('a', 'b').")
 
 
 def _value(tokens: list[tuple[str, str]], at: int, name: str) -> tuple[Any, int]:
@@ -276,7 +277,7 @@ def _value(tokens: list[tuple[str, str]], at: int, name: str) -> tuple[Any, int]
     if kind == "number":
         is_int64 = token.lstrip("-").isdigit() and len(token) < 19
         return (int(token) if is_int64 else float(token)), at + 1
-    raise _invalid(f"Expected a quoted value or a number for '{name}'. Got value {token}")
+    raise invalid(f"Expected a quoted value or a number for '{name}'. Got value {token}")
 
 
 def _named(name: str) -> tuple[str, str]:
@@ -285,7 +286,7 @@ def _named(name: str) -> tuple[str, str]:
     entity = parts[0].lower() if len(parts) > 1 else "attribute"
     key = ".".join(parts[1:] if len(parts) > 1 else parts)
     if entity not in (*_ENTITIES, *_MORE_ENTITIES):
-        raise _invalid(f"Invalid entity type '{entity}'. Valid values are {', '.join(sorted(_ENTITIES))}.")
+        raise invalid(f"Invalid entity type '{entity}'. Valid values are {', '.join(sorted(_ENTITIES))}.")
     if entity in _ATTRIBUTES:
         return "attribute", key.lower()
     return {"tags": "tag", "request_metadata": "metadata"}.get(entity, entity), key
@@ -296,17 +297,17 @@ def _checked(clause: Clause) -> Clause:
     entity, key, operator, value = clause
     allowed = _allowed(entity, key)
     if operator not in allowed:
-        raise _invalid(
+        raise invalid(
             f"Invalid comparator '{operator}' of {entity}.{key}. It is compared with {', '.join(sorted(allowed))}."
         )
     if key == "prompt" and str(value).count("/") != 1:
-        raise _invalid(f"Invalid prompts filter value '{value}'. Expected format: prompt = \"name/version\"")
+        raise invalid(f"Invalid prompts filter value '{value}'. Expected format: prompt = \"name/version\"")
     wants_number = (entity == "attribute" and key in _NUMBERS) or operator in _ORDER
     if entity == "attribute" and key in _TIMES and isinstance(value, str):
         clause = clause._replace(value=_milliseconds(value, key))
     elif operator not in _NULL and {isinstance(each, str) for each in _values(value)} != {not wants_number}:
         wanted = "a number" if wants_number else "a quoted string value (e.g. 'my-value')"
-        raise _invalid(f"Expected {wanted} for {entity}.{key}. Got value {value}")
+        raise invalid(f"Expected {wanted} for {entity}.{key}. Got value {value}")
     return clause
 
 
@@ -319,7 +320,7 @@ def _milliseconds(text: str, key: str) -> int:
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise _invalid(
+        raise invalid(
             f"Expected milliseconds since 1970 or a date as '2026-11-22' for {key}. Got value '{text}'"
         ) from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() * 1000)
@@ -347,7 +348,7 @@ def _allowed(entity: str, key: str) -> frozenset[str]:
         }
     if key not in by_key:
         more = ", attributes.<attribute_name>" if entity == "span" else ""
-        raise _invalid(f"Invalid {entity} key '{key}' specified. Valid keys are {', '.join(sorted(by_key))}{more}.")
+        raise invalid(f"Invalid {entity} key '{key}' specified. Valid keys are {', '.join(sorted(by_key))}{more}.")
     return by_key[key]
 
 
@@ -357,7 +358,3 @@ def _is_of_span(clause: Clause) -> bool:
 
 def _each(value: Any, change: Callable[[str], str]) -> Any:
     return [change(each) for each in value] if isinstance(value, list) else change(value)
-
-
-def _invalid(message: str) -> ApiError:
-    return ApiError(400, "INVALID_PARAMETER_VALUE", message)

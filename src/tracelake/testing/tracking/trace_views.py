@@ -163,7 +163,7 @@ def traces_sql(spans: str, annotations: str, version: tables.Version, suffix: st
             epoch_us(updated_at) AS update_us,
             value::JSON::VARCHAR AS json,
             {own}format'] AS format,
-            {own}error']::JSON AS error,
+            TRY_CAST({own}error'] AS JSON) AS error,
             comment AS rationale,
             map_from_entries(
                 list_filter(map_entries(known), lambda entry: NOT starts_with(entry.key, '{OWN_METADATA}'))

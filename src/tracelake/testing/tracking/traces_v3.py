@@ -14,8 +14,9 @@ from tracelake.testing.tracking.assessments import Assessments
 from tracelake.testing.tracking.experiment_traces import ExperimentTraces, is_trace_id
 from tracelake.testing.tracking.experiments import Experiments
 from tracelake.testing.tracking.trace_files import SPANS_FILE
+from tracelake.testing.tracking.trace_json import texts, whole
 from tracelake.testing.tracking.trace_search import Search, Traces
-from tracelake.testing.web.http import ApiError, Request, Route, required
+from tracelake.testing.web.http import ApiError, Request, Route, invalid, required
 
 _V2, _V3 = "/api/2.0/mlflow/traces", "/api/3.0/mlflow/traces"
 _TYPE = "MLFLOW_EXPERIMENT"
@@ -63,10 +64,10 @@ class TracesV3Api:
         experiment = self._experiments.get(required(body, "experiment_id"))
         named, before_ms = body.get("request_ids") or [], body.get("max_timestamp_millis")
         if bool(named) == (before_ms is not None):
-            raise _invalid("The body has to have either request_ids or max_timestamp_millis.")
+            raise invalid("The body has to have either request_ids or max_timestamp_millis.")
         if named:
             if body.get("max_traces") is not None:
-                raise _invalid("The body has request_ids, and so cannot have max_traces.")
+                raise invalid("The body has request_ids, and so cannot have max_traces.")
             ids = _texts(named, "request_ids")
             deleted = self._kept.delete(request.principal, experiment.experiment_id, ids)
         else:
@@ -74,8 +75,8 @@ class TracesV3Api:
             deleted = self._kept.delete_oldest(
                 request.principal,
                 experiment.experiment_id,
-                _whole(before_ms, "max_timestamp_millis"),
-                None if at_most is None else _whole(at_most, "max_traces"),
+                whole(before_ms, "max_timestamp_millis"),
+                None if at_most is None else whole(at_most, "max_traces"),
             )
         return {"traces_deleted": deleted}
 
@@ -83,13 +84,10 @@ class TracesV3Api:
         info = required(required(request.json(), "trace", dict), "trace_info", dict)
         trace_id = required(info, "trace_id")
         if not is_trace_id(trace_id):
-            raise _invalid(f"The trace_id '{trace_id}' is not 'tr-' and 32 hexadecimal digits.")
-        assessments = info.get("assessments") or []
-        if not isinstance(assessments, list) or not all(isinstance(each, dict) for each in assessments):
-            raise _invalid("The field assessments of the body is no list of objects.")
+            raise invalid(f"The trace_id '{trace_id}' is not 'tr-' and 32 hexadecimal digits.")
         experiment = self._experiments.active(_experiment_id(required(info, "trace_location", dict)))
         location = f"{experiment.artifact_location}/{trace_id}/artifacts"
-        kept = {**info, "tags": {**(info.get("tags") or {}), _ARTIFACTS_TAG: location}}
+        kept = {**info, "tags": {**texts(info, "tags"), _ARTIFACTS_TAG: location}}
         self._kept.start(request.principal, experiment.experiment_id, trace_id, kept)
         return {"trace": {"trace_info": kept}}
 
@@ -160,7 +158,7 @@ class TracesV3Api:
         ids = _texts(required(body, "trace_ids", list), "trace_ids")
         run_id = required(body, "run_id")
         if len(ids) > _MAX_LINKED:
-            raise _invalid(f"The body has {len(ids)} trace_ids, and at most {_MAX_LINKED} can be linked at once.")
+            raise invalid(f"The body has {len(ids)} trace_ids, and at most {_MAX_LINKED} can be linked at once.")
         for trace_id in ids:
             self._kept.source_of(trace_id)
         for trace_id in ids:
@@ -171,31 +169,19 @@ class TracesV3Api:
 def _experiment_id(location: Any) -> str:
     """Return the experiment of a TraceLocation."""
     if not isinstance(location, Mapping) or location.get("type") != _TYPE:
-        raise _invalid(f"The trace location {location} is not of the type {_TYPE}, which is all that this call takes.")
+        raise invalid(f"The trace location {location} is not of the type {_TYPE}, which is all that this call takes.")
     experiment = location.get(_TYPE.lower())
     if not isinstance(experiment, Mapping):
-        raise _invalid(f"The trace location {location} has no {_TYPE.lower()}.")
+        raise invalid(f"The trace location {location} has no {_TYPE.lower()}.")
     # A client that has set no experiment names none.
     return str(required(experiment, "experiment_id"))
 
 
 def _texts(value: Any, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise _invalid(f"The field {name} of the body is no list of text.")
+        raise invalid(f"The field {name} of the body is no list of text.")
     return value
-
-
-def _whole(value: Any, name: str) -> int:
-    try:
-        # Protobuf's JSON has integers of 64 bits as text.
-        return int(value)
-    except (TypeError, ValueError):
-        raise _invalid(f"The field {name} is {value!r}, and has to be a whole number.") from None
 
 
 def _snake(name: str) -> str:
     return re.sub(r"[A-Z]", lambda found: f"_{found[0].lower()}", name.strip())
-
-
-def _invalid(message: str) -> ApiError:
-    return ApiError(400, "INVALID_PARAMETER_VALUE", message)

@@ -119,9 +119,9 @@ class Catalog:
     ) -> Securable:
         """Make a schema, owned by the principal."""
         catalog, name = _split(full_name, 2)
-        self.access.require(principal, "CREATE_SCHEMA", self.find(catalog))
         made = _new(name, principal, comment, properties, parent=catalog)
         with self.store.changing() as state:
+            self.access.require(principal, "CREATE_SCHEMA", self.find(catalog))
             if made.full_name in state.schemas:
                 raise _exists("schema", made.full_name)
             state.schemas[made.full_name] = made
@@ -153,7 +153,6 @@ class Catalog:
             register_only: leaves the location as it is, and takes the columns as they are given.
         """
         parent, name = _split(full_name, 3)
-        self.access.require(principal, "CREATE_TABLE", self.find(parent))
         table_id = str(uuid.uuid4())
         if table_type == "MANAGED":
             location = self.lakehouse.managed_location(table_id)
@@ -179,6 +178,7 @@ class Catalog:
             view_definition=view_definition,
         )
         with self.store.changing() as state:
+            self.access.require(principal, "CREATE_TABLE", self.find(parent))
             if table.full_name in state.tables:
                 raise _exists("table", table.full_name)
             if table_type == "EXTERNAL":
@@ -199,7 +199,8 @@ class Catalog:
         Raises:
             ApiError: 400 INVALID_PARAMETER_VALUE.
         """
-        taken = [table for table in self.store.state.tables.values() if overlap(location, table.storage_location)]
+        tables = list(self.store.state.tables.values())
+        taken = [table for table in tables if overlap(location, table.storage_location)]
         managed = overlap(location, self.lakehouse.managed_location(""))
         if not taken and not managed:
             return
@@ -223,9 +224,9 @@ class Catalog:
         properties: Mapping[str, str] | None = None,
     ) -> Securable:
         """Change the owner, comment or properties of a catalog, schema or table; None leaves one as it is."""
-        securable = self.find(full_name)
-        self.access.require_owner(principal, securable)
         with self.store.changing():
+            securable = self.find(full_name)
+            self.access.require_owner(principal, securable)
             if owner is not None:
                 self._require_principal(owner)
                 securable.owner = owner
@@ -238,10 +239,10 @@ class Catalog:
 
     def drop(self, principal: str, full_name: str, *, force: bool = False) -> None:
         """Drop a catalog, schema or table; with `force`, with all that is in it."""
-        securable = self.find(full_name)
-        full_name = securable.full_name
-        self.access.require_owner(principal, securable)
         with self.store.changing() as state:
+            securable = self.find(full_name)
+            full_name = securable.full_name
+            self.access.require_owner(principal, securable)
             below = [name for name in (*state.schemas, *state.tables) if name.startswith(f"{full_name}.")]
             if below and not force:
                 raise ApiError(

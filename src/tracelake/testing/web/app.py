@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tracelake.redaction import redact
-from tracelake.testing.web.faults import Faults, struck
+from tracelake.testing.web.faults import Faults
 from tracelake.testing.web.http import ApiError, Request, Response, Route, Routes
 from tracelake.testing.web.unimitated import name_of
 
@@ -67,7 +67,7 @@ class App:
         """Return the answer to a request; None if the connection is to be reset."""
         fault = self._faults.strike(request)
         if fault is not None and (fault.status or fault.reset) and not fault.handled:
-            response = struck(fault)
+            response = None if fault.reset else fault.error().response()
         else:
             request, response = self._handled(request)
             if fault is not None and fault.reset:

@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from tracelake.testing.web.http import ApiError, Request, Response
+from tracelake.testing.web.http import ApiError, Request
 
 _CODES = {
     429: "REQUEST_LIMIT_EXCEEDED",
@@ -85,12 +85,18 @@ class Faults:
         """Add a fault.
 
         Raises:
-            ValueError: nothing goes wrong with it.
+            ValueError: nothing goes wrong with it, or nothing can.
         """
-        if not (fault.status or fault.reset or fault.delay_s > 0):
+        if not 0 <= fault.delay_s <= threading.TIMEOUT_MAX:
+            raise ValueError(f"it takes {fault.delay_s} seconds longer")
+        if not (fault.status or fault.reset or fault.delay_s):
             raise ValueError("it has neither a status, nor a delay, nor a reset")
-        if fault.times is not None and fault.times < 1:
-            raise ValueError(f"it strikes {fault.times} times")
+        if fault.status and not 400 <= fault.status <= 599:
+            raise ValueError(f"the status {fault.status} is none of an error")
+        if fault.handled and not fault.reset:
+            raise ValueError("a request whose answer is lost has to have a reset")
+        if fault.after < 0 or (fault.times is not None and fault.times < 1):
+            raise ValueError(f"it strikes {fault.times} times after {fault.after}")
         with self._lock:
             self._faults.append(fault)
 
@@ -120,8 +126,3 @@ class Faults:
                         self._faults.remove(fault)
                 return fault
         return None
-
-
-def struck(fault: Fault) -> Response | None:
-    """Return what a client gets of a fault that ends its request: an answer, or None for a connection that is reset."""
-    return None if fault.reset else fault.error().response()

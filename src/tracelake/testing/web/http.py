@@ -106,6 +106,11 @@ class ApiError(TracelakeError):
         return Response.of(body, self.status, self.headers)
 
 
+def invalid(message: str) -> ApiError:
+    """Return the error of a request that is wrong in itself: 400 INVALID_PARAMETER_VALUE."""
+    return ApiError(400, "INVALID_PARAMETER_VALUE", message)
+
+
 # Takes the request and the path's parts by name; returns a Response, or what is sent as JSON with status 200.
 Handler = Callable[..., Any]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tracelake.errors import MissingDependencyError
-from tracelake.testing.web.http import Request, Response
+from tracelake.testing.web.http import ApiError, Request, Response
 
 # A name that no resolver knows (RFC 6761): a request that escapes reaches nobody.
 HOST = "https://workspace.databricks.test"
@@ -29,6 +30,7 @@ class InProcess:
                 "Run: pip install 'tracelake[testing]'"
             ) from error
         self._answer = answer
+        self._process = os.getpid()
         self._mock = responses.RequestsMock(assert_all_requests_are_fired=False)
         for method in _METHODS:
             self._mock.add_callback(method, re.compile(re.escape(HOST) + r"(/.*)?\Z"), self._called, content_type=None)
@@ -46,10 +48,19 @@ class InProcess:
     def _called(self, prepared: Any) -> tuple[int, Mapping[str, str], bytes]:
         import requests
 
+        if os.getpid() != self._process:
+            # The workspace here is a copy: what it takes would never be seen in the process of the tests.
+            refused = ApiError(
+                501,
+                "NOT_IMPLEMENTED",
+                "The mocked workspace within a process does not answer processes forked from it. "
+                "Set the variables of `environment()` in them, to reach it over HTTP.",
+            ).response()
+            return refused.status, refused.headers, refused.body
         parts = urlsplit(prepared.url)
         response = self._answer(
             Request(
-                prepared.method,
+                "GET" if prepared.method == "HEAD" else prepared.method,
                 parts.path or "/",
                 parse_qs(parts.query, keep_blank_values=True),
                 {name.lower(): _text(value) for name, value in prepared.headers.items()},
@@ -61,7 +72,7 @@ class InProcess:
         self._mock.calls.reset()
         if response is None:
             raise requests.ConnectionError(ConnectionResetError(104, "Connection reset by peer"))
-        return response.status, response.headers, response.body
+        return response.status, response.headers, b"" if prepared.method == "HEAD" else response.body
 
 
 def _text(value: str | bytes) -> str:

@@ -47,6 +47,7 @@ class Server:
 
     Attributes:
         port: the port that it listens on.
+        url: its address, with the host that it was given.
     """
 
     def __init__(self, answer: Answer, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -60,6 +61,8 @@ class Server:
             def answer(self, request: Request) -> Response | None:
                 return answer(request)
 
+        if not host:
+            raise ConfigurationError("The workspace has no host to listen on. Name one, or 0.0.0.0 for all.")
         if not _is_loopback(host):
             _log.warning(
                 "The mocked workspace listens on %s: anyone who reaches this port can use the workspace. "
@@ -75,6 +78,7 @@ class Server:
                 "Choose another port, or port 0 for any that is free."
             ) from error
         self.port: int = self._server.server_port
+        self.url = f"http://{host}:{self.port}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="mock-workspace", daemon=True
         )
