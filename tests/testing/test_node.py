@@ -30,7 +30,8 @@ def test_typescript_client_of_the_docs_is_heard(workspace: MockWorkspace, tmp_pa
     (tmp_path / "client.ts").write_text(source)
     (tmp_path / "package.json").write_text(json.dumps({"private": True, "type": "module", "dependencies": PACKAGES}))
     subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=tmp_path, check=True, timeout=100)
-    table = workspace.create_table("main.obs.spans")
+    workspace.create_trace_location("main.obs.shop")
+    table = workspace.table("main.obs.shop_otel_spans")
     done = subprocess.run(
         [str(tmp_path / "node_modules" / ".bin" / "tsx"), "client.ts"],
         cwd=tmp_path,
