@@ -95,7 +95,9 @@ def check_answered(row: dict[str, Any]) -> None:
     assert value(row, "mlflow.chat.tokenUsage") == TOKENS
 
 
-@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if "async" in kind else kind for kind in CALLS]
+)
 def test_call(lake: Lake, provider: FakeOpenAI, kind: str) -> None:
     """A program with one line for MLflow, and none for us."""
     assert run(lake, provider, CALLS[kind]) == ""
