@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
-from tracelake.errors import ConfigurationError, QueryError
+from tracelake.errors import ConfigurationError, MissingDependencyError, QueryError
 from tracelake.testing import MockWorkspace
 
 
@@ -127,3 +128,12 @@ def test_what_cannot_be_written_is_not_there(tmp_path: Path) -> None:
     with MockWorkspace(str(tmp_path)) as again:
         again.create_schema("before.obs")
         again.create_schema("main.obs")
+
+
+@pytest.mark.parametrize("package", ["deltalake", "sqlglot", "opentelemetry.proto"])
+def test_missing_package_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str) -> None:
+    """Before a client is told of it, and with the command that installs it."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"'{package}'.+pip install 'tracelake\[testing\]'"):
+        MockWorkspace(str(tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists()

@@ -10,10 +10,11 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
-from tracelake.errors import ConfigurationError, QueryError
+from tracelake.errors import ConfigurationError, MissingDependencyError, QueryError
 from tracelake.spans import tables
 from tracelake.testing.sql.commands import Commands
 from tracelake.testing.sql.engine import Engine
@@ -46,6 +47,8 @@ from tracelake.testing.web.inprocess import HOST, InProcess
 from tracelake.testing.web.server import Server
 
 DEFAULT_USER = "you@example.com"
+# Loaded when they are needed first; that they are there is seen before a client is answered.
+_NEEDED = ("deltalake", "pyarrow", "duckdb", "sqlglot", "opentelemetry.proto")
 
 
 class MockWorkspace:
@@ -67,8 +70,15 @@ class MockWorkspace:
         """Open the workspace that a directory has, or begin one there; without a directory, one that ends with it.
 
         Raises:
-            ConfigurationError: the directory has a workspace that cannot be read.
+            ConfigurationError: the directory has a workspace that cannot be read, or that is open elsewhere.
+            MissingDependencyError: a package that the workspace needs is not installed.
         """
+        missing = [name for name in _NEEDED if find_spec(name) is None]
+        if missing:
+            raise MissingDependencyError(
+                f"The mocked workspace needs the package {missing[0]!r}, which is not installed here. "
+                "Run: pip install 'tracelake[testing]'"
+            )
         self._temporary = tempfile.mkdtemp(prefix="tracelake-workspace-") if directory is None else None
         self._store = Store(directory or self._temporary or "", _new_state(user))
         self.user = self._store.state.admin

@@ -44,6 +44,7 @@ class Lakehouse:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open: dict[str, _Writer] = {}
+        self._dropped: set[str] = set()
         self._lock = threading.Lock()
 
     def managed_location(self, table_id: str) -> str:
@@ -117,17 +118,18 @@ class Lakehouse:
         """Open a table at its newest version, whoever wrote it.
 
         Raises:
-            ApiError: 404, its location has no Delta table.
+            ApiError: 404, it was dropped, or its location has no Delta table.
         """
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
-            return DeltaTable(self._path(table), storage_options=self._options(table))
+            if table.table_id not in self._dropped:
+                return DeltaTable(self._path(table), storage_options=self._options(table))
         except DeltaError as error:
             # One that is dropped while it is opened fails in other ways.
             is_gone = _is_local(table) and not os.path.isdir(os.path.join(self._path(table), "_delta_log"))
-            if not isinstance(error, TableNotFoundError) and not is_gone:
+            if not isinstance(error, TableNotFoundError) and not is_gone and table.table_id not in self._dropped:
                 raise
             raise ApiError(
                 404,
@@ -135,6 +137,7 @@ class Lakehouse:
                 f"The location {table.storage_location} of table '{table.full_name}' has no Delta table any more. "
                 "Put it back, or drop the table and create it anew.",
             ) from error
+        raise ApiError(404, "TABLE_DOES_NOT_EXIST", f"Table '{table.full_name}' does not exist.")
 
     def schema(self, table: Table, *, fresh: bool = False) -> pa.Schema:
         """Return the Arrow schema of a table as this workspace writes it; `fresh` looks what others made of it.
@@ -149,6 +152,8 @@ class Lakehouse:
         """Let go of a dropped table; the data of a managed one is removed."""
         with self._lock:
             writer = self._open.pop(table.table_id, None)
+            # A request that found the table before may open it, and a writer leaves files where a table was.
+            self._dropped.add(table.table_id)
         with writer.append.lock if writer is not None else contextlib.nullcontext():
             if table.table_type == "MANAGED":
                 # Who reads or writes it in this moment finds all of it, or nothing.
@@ -243,8 +248,7 @@ class _Writer:
                     reader = pa.RecordBatchReader.from_batches(self._schema, batches)
                     write_deltalake(table, reader, mode="append", post_commithook_properties=hooks)
             except DeltaError as error:
-                is_replaced = bool(self._log) and self._stamp(table) != self._newest
-                if not isinstance(error, CommitFailedError) and not is_replaced:
+                if not isinstance(error, CommitFailedError) and not (self._log and self._is_replaced(table)):
                     raise
                 # Others changed the table's columns, were faster, or removed it: opened anew, it is there or not.
                 failed = error
@@ -256,12 +260,17 @@ class _Writer:
 
     def _opened(self, *, anew: bool) -> DeltaTable:
         """Return the table; opened anew if asked for, or if others put another one into its place."""
-        if self._table is None or anew or not self._log or self._stamp(self._table) != self._newest:
+        if self._table is None or anew or not self._log or self._is_replaced(self._table):
             self._table = None
             self._table = self._open_table()
             self._schema = tables.arrow_schema(json.loads(self._table.schema().to_json()))
             self._newest = self._stamp(self._table)
         return self._table
+
+    def _is_replaced(self, table: DeltaTable) -> bool:
+        """Say whether the newest commit that is known is not there any more, of a table on a disk of this machine."""
+        stamp = self._stamp(table)
+        return stamp is None or stamp != self._newest
 
     def _stamp(self, table: DeltaTable) -> tuple[int, int] | None:
         """Return what tells the newest commit that is known from one of the same number in another table."""
