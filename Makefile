@@ -40,7 +40,7 @@ test: $(STAMP)
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[spark]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[spark]'
 	$(BIN)/pytest -m slow
 
 test-pythons:

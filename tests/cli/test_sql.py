@@ -16,7 +16,7 @@ def test_sql_prints_an_aligned_table(place: Place) -> None:
     result = place.run("sql", "SELECT name, flags FROM spans ORDER BY name", "--target", "./table")
     assert result.code == 0
     assert result.out == "name    flags\n------  -----\nspan 1      0\nspan 2      0\n"
-    assert result.err == "(2 rows)\n"
+    assert result.err.splitlines()[-1] == "(2 rows)"  # a slow machine is told before that the query goes on
 
 
 def test_sql_prints_rows_as_blocks_when_there_are_too_many_columns(place: Place) -> None:
