@@ -130,7 +130,7 @@ class _Run:
         if command.endswith(" &"):
             self.serve(command.removesuffix(" &"))
             return
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 30
         while True:
             done = subprocess.run(
                 ["/bin/sh", "-c", command],
@@ -153,7 +153,7 @@ class _Run:
     def serve(self, command: str) -> None:
         server = subprocess.Popen(["/bin/sh", "-c", f"exec {command}"], stdin=subprocess.DEVNULL)
         self.servers.append(server)
-        deadline_s = time.monotonic() + 15
+        deadline_s = time.monotonic() + 60
         while True:
             assert server.poll() is None, f"{command} ended with {server.returncode}"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(self.port)), 1):
