@@ -100,6 +100,14 @@ class Trace:
         return {parent: tuple(spans) for parent, spans in found.items()}
 
 
+def traces_of(records: Iterable[SpanRecord]) -> list[Trace]:
+    """Return the traces that some records are of, in the order in which each first comes."""
+    groups: dict[str, list[SpanRecord]] = {}
+    for record in records:
+        groups.setdefault(record.trace_id, []).append(record)
+    return [Trace.of(trace_id, group) for trace_id, group in groups.items()]
+
+
 def get_trace(trace_id: str, destination: Destination) -> Trace:
     """Return a trace that the table of a destination holds. Blocks; reads only the files that may have the trace.
 

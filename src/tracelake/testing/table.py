@@ -8,7 +8,7 @@ from typing import Any
 
 from tracelake.errors import QueryError
 from tracelake.query.sql import rows_of
-from tracelake.query.traces import Trace
+from tracelake.query.traces import Trace, traces_of
 from tracelake.spans import rows
 from tracelake.spans.record import SpanRecord
 from tracelake.testing.state import Table
@@ -51,9 +51,7 @@ class MockTable:
 
     def traces(self) -> list[Trace]:
         """Return the traces of a span table, by the start of their first span."""
-        records = self.spans()
-        ids = dict.fromkeys(record.trace_id for record in records)
-        return [Trace.of(trace_id, records) for trace_id in ids]
+        return traces_of(self.spans())
 
     def wait_for_spans(self, count: int, timeout_s: float = 10.0) -> list[SpanRecord]:
         """Wait until a span table has `count` spans or more, and return them.
