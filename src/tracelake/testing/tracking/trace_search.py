@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracelake.query.sql import rows_of
+from tracelake.query.traces import traces_of
 from tracelake.spans import rows, tables
 from tracelake.spans.record import SpanRecord
 from tracelake.testing.sql.engine import Engine
@@ -101,19 +102,14 @@ class Traces:
             found = _run(connection, statement, {"ids": [source.bare(trace_id) for trace_id in trace_ids]})
         return [Annotation(**row) for row in rows_of(found)]
 
-    def spans(self, source: Source, trace_ids: Collection[str]) -> dict[str, list[SpanRecord]]:
+    def spans(self, source: Source, trace_ids: Collection[str]) -> dict[str, tuple[SpanRecord, ...]]:
         """Return the spans of traces by the bare trace id, by start time, each span once."""
         import pyarrow.compute as pc
 
         ids = [source.bare(trace_id) for trace_id in trace_ids]
         dataset = self._lakehouse.open(source.spans).to_pyarrow_dataset()
-        found: dict[str, dict[str, SpanRecord]] = {trace_id: {} for trace_id in ids}
-        for record in rows.from_arrow(dataset.to_table(filter=pc.field(tables.TRACE_ID).isin(ids))):
-            found[record.trace_id].setdefault(record.span_id, record)
-        return {
-            trace_id: sorted(spans.values(), key=lambda span: (span.start_time_unix_nano, span.parent_span_id or ""))
-            for trace_id, spans in found.items()
-        }
+        found = traces_of(rows.from_arrow(dataset.to_table(filter=pc.field(tables.TRACE_ID).isin(ids))))
+        return {**dict.fromkeys(ids, ()), **{trace.trace_id: trace.spans for trace in found}}
 
     def search(self, sources: Sequence[Source], search: Search) -> tuple[list[dict[str, Any]], str]:
         """Return the TraceInfos that a search finds, newest first unless it has an order, and the next page's token.
