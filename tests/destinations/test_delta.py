@@ -94,7 +94,7 @@ def test_made_table_says_what_it_is(tmp_path: Path, version: tables.Version) -> 
     made.open().write(batch(1, spans(1)))
     metadata = DeltaTable(made.path).metadata()
     assert metadata.name == "spans"
-    assert metadata.configuration["otel.schemaVersion"] == str(version)
+    assert metadata.configuration["otel.schemaVersion"] == f"v{version}"
     assert metadata.configuration["delta.checkpointInterval"] == "20"
     fields = json.loads(DeltaTable(made.path).schema().to_json())["fields"]
     assert [field["name"] for field in fields] == [field["name"] for field in tables.delta_schema(version)["fields"]]

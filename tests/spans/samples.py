@@ -207,7 +207,7 @@ def create_table(path: Any, version: tables.Version) -> DeltaTable:
     return DeltaTable.create(
         str(path),
         Schema.from_json(tables.delta_schema_json(version)),
-        configuration={tables.VERSION_PROPERTY: str(version)},
+        configuration=tables.version_property(version),
         raise_if_key_not_exists=False,
     )
 

@@ -198,4 +198,4 @@ def test_spark_reads_the_maps_of_version_1(spark: Any, tmp_path: Path) -> None:
     for name, value in VALUES.items():
         assert found[SPANS[name].span_id] == values.json_text(value), name
     (detail,) = spark.sql(f"DESCRIBE DETAIL delta.`{written.table_uri}`").select("properties").collect()
-    assert detail.properties[tables.VERSION_PROPERTY] == "1"
+    assert detail.properties[tables.VERSION_PROPERTY] == "v1"

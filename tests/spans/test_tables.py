@@ -64,7 +64,7 @@ def test_table_has_the_schema_that_we_say(tmp_path: Path, version: tables.Versio
     table = DeltaTable(str(tmp_path))
     assert json.loads(table.schema().to_json()) == tables.delta_schema(version)
     assert pa.schema(table.schema().to_arrow()) == tables.span_schema(version) == table_schema(table)
-    assert table.metadata().configuration == {"otel.schemaVersion": str(version)}
+    assert table.metadata().configuration == {"otel.schemaVersion": f"v{version}"}
 
 
 def test_any_delta_type_becomes_the_arrow_type_that_delta_rs_gives() -> None:

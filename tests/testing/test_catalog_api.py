@@ -124,7 +124,7 @@ def test_a_managed_span_table(workspace: MockWorkspace) -> None:
     table = client(workspace).tables.get("main.obs.spans", include_delta_metadata=True, include_browse=True)
     assert (table.table_type, table.data_source_format) == (TableType.MANAGED, DataSourceFormat.DELTA)
     assert (table.storage_location, table.owner) == (made.location, workspace.user)
-    assert table.properties == {"otel.schemaVersion": "2"}
+    assert table.properties == {"otel.schemaVersion": "v2"}
     kinds = {each.name: each.type_name for each in table.columns}
     assert kinds["trace_id"] is ColumnTypeName.STRING
     assert kinds["events"] is ColumnTypeName.ARRAY

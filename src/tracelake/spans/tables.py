@@ -15,7 +15,7 @@ from tracelake.errors import PermanentDeliveryError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# The table property that holds the schema version, "1" or "2"; some write "v1" or "v2".
+# The table property that holds the schema version, "v1" or "v2"; some write "1" or "2".
 VERSION_PROPERTY = "otel.schemaVersion"
 
 # The texts of the `kind` and `status.code` columns; the position is the OTLP number.
@@ -65,6 +65,9 @@ STATUS_MESSAGE = "message"
 STATUS_CODE = "code"
 SCOPE_VERSION = "version"
 
+# Without these a row is not a span.
+REQUIRED = (TRACE_ID, SPAN_ID, PARENT_SPAN_ID, NAME, START_TIME, END_TIME)
+
 VARIANT_METADATA = "metadata"
 VARIANT_VALUE = "value"
 
@@ -75,6 +78,9 @@ SKIPPING_COLUMNS: Mapping[Version, tuple[str, ...]] = {
     1: (TRACE_ID, NAME, START_TIME, END_TIME),
     2: (TIME, DATE, SERVICE_NAME, TRACE_ID, NAME, START_TIME, END_TIME),
 }
+
+# How Databricks lays out version 2.
+CLUSTERING_COLUMNS = (TIME, SERVICE_NAME, TRACE_ID)
 
 _STRING_MAP = {"type": "map", "keyType": "string", "valueType": "string", "valueContainsNull": True}
 
@@ -143,6 +149,11 @@ def arrow_schema(delta: Mapping[str, Any]) -> pa.Schema:
 def span_schema(version: Version) -> pa.Schema:
     """Return the Arrow schema of a span table of this version."""
     return arrow_schema(delta_schema(version))
+
+
+def version_property(version: Version) -> dict[str, str]:
+    """Return the table property that states a version."""
+    return {VERSION_PROPERTY: f"v{version}"}
 
 
 def schema_version(delta: Mapping[str, Any], properties: Mapping[str, str] | None = None) -> Version:

@@ -263,7 +263,7 @@ class MockWorkspace:
         """
         if columns is None:
             schema = tables.delta_schema(schema_version)
-            properties = {tables.VERSION_PROPERTY: str(schema_version)}
+            properties = tables.version_property(schema_version)
         else:
             fields = [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in columns.items()]
             schema, properties = {"type": "struct", "fields": fields}, {}

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tracelake.databricks.columns import columns_of
 from tracelake.spans import tables
 from tracelake.testing.state import Table
 from tracelake.testing.tracking import trace_tables
 from tracelake.testing.tracking.experiments import Experiments
 from tracelake.testing.tracking.trace_tables import Location, Source
 from tracelake.testing.unity.catalog import Catalog
-from tracelake.testing.unity.columns import columns_of
 from tracelake.testing.web.http import ApiError, Request, Route, required
 
 _V4, _V5 = "/api/4.0/mlflow/traces", "/api/5.0/mlflow"
@@ -59,9 +59,7 @@ class Locations:
                     self._catalog.access.require(principal, "SELECT", existing)
                     self._require_fit(existing, schema)
             for full_name, schema, version in missing:
-                self._catalog.create_table(
-                    principal, full_name, schema, properties={tables.VERSION_PROPERTY: str(version)}
-                )
+                self._catalog.create_table(principal, full_name, schema, properties=tables.version_property(version))
             views = [kind for kind in trace_tables.VIEWS if self._existing(location.view(kind)) is None]
             for kind in views:
                 self._create_view(principal, location, kind)
@@ -163,7 +161,7 @@ class Locations:
             table_type="VIEW",
             properties={
                 trace_tables.VIEW_PROPERTY: kind,
-                tables.VERSION_PROPERTY: str(location.version),
+                **tables.version_property(location.version),
                 trace_tables.VIEW_SPANS_PROPERTY: location.spans,
                 trace_tables.VIEW_ANNOTATIONS_PROPERTY: location.annotations,
             },

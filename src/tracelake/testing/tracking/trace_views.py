@@ -61,7 +61,7 @@ def trace_view_of(view: Table) -> TraceView | None:
     kind, spans, annotations = (view.properties.get(name, "") for name in names)
     if not (kind and spans and annotations):
         return None
-    return TraceView(kind, spans, annotations, 1 if view.properties.get(tables.VERSION_PROPERTY) == "1" else 2)
+    return TraceView(kind, spans, annotations, 1 if view.properties.get(tables.VERSION_PROPERTY) == "v1" else 2)
 
 
 def view_sql(kind: str, spans: str, annotations: str, version: tables.Version) -> str:
