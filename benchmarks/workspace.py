@@ -117,10 +117,7 @@ def bodies(requests: int, spans: int) -> list[bytes]:
             scope=scope,
         )
 
-    return [
-        otlp.to_otlp([span(first * spans + number) for number in range(spans)]).SerializeToString()
-        for first in range(requests)
-    ]
+    return [otlp.to_otlp([span(first * spans + number) for number in range(spans)]) for first in range(requests)]
 
 
 def send(workspace: Served, sent: list[bytes], clients: int) -> tuple[float, list[float]]:

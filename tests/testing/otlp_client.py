@@ -32,7 +32,7 @@ def spans(first: int, count: int = 1) -> list[SpanRecord]:
 
 def body(first: int, count: int = 1) -> bytes:
     """Return the request with these spans."""
-    return otlp.to_otlp(spans(first, count)).SerializeToString()
+    return otlp.to_otlp(spans(first, count))
 
 
 def headers(workspace: MockWorkspace, table: str) -> dict[str, str]:

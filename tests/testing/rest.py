@@ -48,7 +48,7 @@ class Rest:
         """Send spans to a table, as OpenTelemetry does."""
         answer = self._session.post(
             f"{self._url}/api/2.0/otel/v1/traces",
-            data=to_otlp(records).SerializeToString(),
+            data=to_otlp(records),
             headers={"Content-Type": "application/x-protobuf", "X-Databricks-UC-Table-Name": table},
             timeout=30,
         )

@@ -66,7 +66,7 @@ def span(number: int = 1, **fields: Any) -> SpanRecord:
 
 
 def message(*records: SpanRecord) -> ExportTraceServiceRequest:
-    return otlp.to_otlp(records or (span(),))
+    return ExportTraceServiceRequest.FromString(otlp.to_otlp(records or (span(),)))
 
 
 def refused(response: requests.Response) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from tracelake.redaction import one_line
@@ -24,11 +24,15 @@ class Finding:
         severity: `error` keeps spans from being delivered, `warning` does not, `ok` is as it should be.
         seen: what was seen, and where.
         remedy: what to do next; empty when there is nothing to do.
+        why: why it matters; empty where what was seen says it.
+        code: what `docs/troubleshooting.md` has it under; empty for a finding of a plugin.
     """
 
     severity: Literal["ok", "warning", "error"]
     seen: str
     remedy: str = ""
+    why: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,19 @@ class Rejection:
     reason: str
 
 
+@dataclass
+class Progress:
+    """How far a sink that is not exactly once got with a batch, for the next try of it by the same process.
+
+    Attributes:
+        spans: how many of its spans, from the first on, need not be sent again.
+        rejected: why those of them that were rejected were, by index.
+    """
+
+    spans: int = 0
+    rejected: dict[int, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Spans that are delivered together, and the name under which they are.
@@ -46,6 +63,7 @@ class Batch:
     `app_id` and `number` identify the batch for ever: numbers of one `app_id` only grow, and a batch that is tried
     again has the same ones. `size` is its bytes in the spool. `chunks()` reads its spans in pieces of a few thousand,
     from the start each time, always the same. `retried` is False only if it is certain that the batch was never tried.
+    `progress` is what a sink notes for the next try, if it sends a batch piece by piece.
     """
 
     app_id: str
@@ -53,6 +71,7 @@ class Batch:
     size: int
     chunks: Callable[[], Iterator[list[SpanRecord]]]
     retried: bool = True
+    progress: Progress = field(default_factory=Progress, compare=False)
 
 
 class Sink(Protocol):
@@ -86,7 +105,11 @@ class Destination(Protocol):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Whose access is used, by non-secret settings only (a profile, never a key). Empty when there is only one."""
+        """Whose access is used, by non-secret settings only (a profile, never a key). Empty when there is only one.
+
+        `access: runtime` says that the platform gives it to this very process, as in a Databricks notebook, so that no
+        other can deliver.
+        """
 
     def check(self) -> list[Finding]:
         """Look whether spans can be delivered there, without writing any. Blocks; may be repeated."""
@@ -97,6 +120,11 @@ class Destination(Protocol):
         Raises:
             DeliveryError: it cannot be opened now.
         """
+
+
+def is_confined(identity: Mapping[str, str]) -> bool:
+    """Say whether an access holds in the process that has it, and in no other."""
+    return identity.get("access") == "runtime"
 
 
 def digest(destination: Destination) -> str:

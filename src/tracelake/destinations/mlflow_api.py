@@ -10,11 +10,10 @@ from __future__ import annotations
 import configparser
 import os
 import re
-import time
 from base64 import b64encode
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from tracelake.destinations.http import MAX_REASON, Connection, Tls, json_object, retry_after_s, said
 from tracelake.errors import DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from tracelake.redaction import one_line
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
 _TIMEOUTS_S = (10.0, 120.0)  # to connect, and between two bytes of an answer; the latter is MLflow's own
-_MAX_REASON = 500
 
 # These the caller of a call understands: what was asked for is not there, or is wrong.
 _ANSWERS = (400, 404, 409, 413, 422)
@@ -44,20 +42,19 @@ class MlflowApi:
     """
 
     def __init__(self, server: str) -> None:
-        import requests
-
         self._server = server
-        self._session = requests.Session()
-        self._session.headers["User-Agent"] = "tracelake"
         self._authorization, self._who = _access()
-        # Set in any case: requests would look for a password in ~/.netrc otherwise.
-        self._session.auth = self._authorize
-        self._session.cert = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None
-        self._verify: bool | str = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not _insecure()
+        tls = Tls(
+            os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not _insecure(),
+            os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None,
+            "MLFLOW_TRACKING_SERVER_CERT_PATH",
+            "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+        )
+        self._connection = Connection(server, tls, timeouts_s=_TIMEOUTS_S, authorize=self._authorize)
 
     def close(self) -> None:
         """Let go of the connection; may be repeated."""
-        self._session.close()
+        self._connection.close()
 
     def version(self) -> str:
         """Return the server's version, empty if it does not tell."""
@@ -115,7 +112,7 @@ class MlflowApi:
         return self._part(response, "trace", "trace_info")
 
     def _part(self, response: Response, *keys: str) -> dict[str, Any]:
-        found: Any = _json(response)
+        found: Any = json_object(response)
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
         if not isinstance(found, dict):
@@ -154,55 +151,14 @@ class MlflowApi:
 
     def _call(self, method: str, path: str, **options: Any) -> Response:
         """Return the server's answer if it is one of success, or that the request is wrong."""
-        response = self._ask(method, path, **options)
+        response = self._connection.request(method, f"{self._server}{path}", **options)
         error = self._error(response)
         if error is not None:
             raise error
         return response
 
-    def _ask(self, method: str, path: str, **options: Any) -> Response:
-        import requests
-
-        try:
-            # A redirect would take the credentials elsewhere. The session's `verify` gives way to REQUESTS_CA_BUNDLE.
-            return self._session.request(
-                method,
-                f"{self._server}{path}",
-                timeout=_TIMEOUTS_S,
-                allow_redirects=False,
-                verify=self._verify,
-                **options,
-            )
-        except requests.exceptions.SSLError as error:
-            if "certificate" not in str(error).lower():
-                raise self._unreached(error) from error
-            raise PermanentDeliveryError(
-                f"The certificate of {self._server} is not trusted, or it does not trust ours: "
-                f"{one_line(str(error), _MAX_REASON)}. Set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of its "
-                "authority, or MLFLOW_TRACKING_CLIENT_CERT_PATH to ours."
-            ) from error
-        except requests.exceptions.RequestException as error:
-            raise self._unreached(error) from error
-        except OSError as error:  # how requests says that a file of certificates is not there
-            raise PermanentDeliveryError(
-                f"A certificate for {self._server} cannot be read: {one_line(str(error), _MAX_REASON)}. Repair "
-                "MLFLOW_TRACKING_SERVER_CERT_PATH or MLFLOW_TRACKING_CLIENT_CERT_PATH."
-            ) from error
-
-    def _unreached(self, error: BaseException) -> TransientDeliveryError:
-        # What requests and urllib3 wrap around it says less, at length, and differs from time to time.
-        while error.__context__ is not None:
-            error = error.__context__
-        text = one_line(str(error), _MAX_REASON)
-        return TransientDeliveryError(f"{self._server} is not reached: {text}. It is tried again; see if it runs.")
-
     def _error(self, response: Response) -> DeliveryError | None:
         status, reason = response.status_code, _reason(response)
-        if response.is_redirect or 300 <= status < 400:
-            place = one_line(response.headers.get("Location", "elsewhere").partition("?")[0], _MAX_REASON)
-            return PermanentDeliveryError(
-                f"{self._server} redirects to {place}, and access is not sent on. Name the server that answers itself."
-            )
         if response.ok or status in _ANSWERS:
             return None
         if status in (401, 403):
@@ -218,7 +174,7 @@ class MlflowApi:
         if status in _TRANSIENT or status >= 500:
             return TransientDeliveryError(
                 f"{self._server} answered {status}: {reason}. It is tried again.",
-                retry_after_s=_retry_after_s(response.headers.get("Retry-After", "")),
+                retry_after_s=retry_after_s(response),
             )
         return PermanentDeliveryError(f"{self._server} answered {status}: {reason}. {_OTHER_SERVER}")
 
@@ -258,35 +214,14 @@ def _insecure() -> bool:
     return os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
 
 
-def _retry_after_s(value: str) -> float:
-    """Return the seconds that a Retry-After header asks for, which holds these or a date (RFC 9110, section 10.2.3)."""
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
-
-
-def _json(response: Response) -> dict[str, Any]:
-    try:
-        found = response.json()
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _error_code(response: Response) -> str:
-    return "" if response.ok else str(_json(response).get("error_code", ""))
+    return "" if response.ok else str(json_object(response).get("error_code", ""))
 
 
 def _reason(response: Response) -> str:
     """Return what the server says itself, on one line; the name of the status if that is a page for people."""
     if response.ok:
         return ""
-    body = _json(response)
-    text = body.get("message") or body.get("detail")
-    if not text:
-        is_text = response.headers.get("Content-Type", "").startswith("text/plain")
-        text = (response.text if is_text else "") or response.reason or "no reason given"
-    return one_line(str(text).strip(), _MAX_REASON).rstrip(".")
+    body = json_object(response)
+    text = said(response, str(body.get("message") or body.get("detail") or ""))
+    return one_line(text.strip(), MAX_REASON).rstrip(".")

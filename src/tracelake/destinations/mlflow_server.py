@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from tracelake.destinations.base import Batch, Finding, Rejection, shown_target
+from tracelake.destinations.http import split_url
 from tracelake.destinations.mlflow_api import MlflowApi
 from tracelake.destinations.mlflow_trace import (
     SUMS,
@@ -44,11 +45,6 @@ _DEFAULT_ID = "0"
 # Settings that tell whose access is used. None is a secret, and none changes when a secret is rotated.
 _IDENTITY_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
 
-_SERVER = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[\w.-]+|\[[0-9a-f:.]+\])(?::(?P<port>\d{1,5}))?"
-    r"(?P<path>(?:/(?:[\w.~!$&'()*+,;=:-]|%[0-9a-f]{2})*)*)",
-    re.ASCII | re.IGNORECASE,
-)
 _ID = re.compile(r"\d{1,19}", re.ASCII)
 _EXAMPLES = "Write 'http://host:5000', 'http://host:5000?experiment=NAME' or 'http://host:5000?experiment_id=ID'"
 
@@ -85,11 +81,11 @@ class MlflowServerDestination:
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or by MLFLOW_TRACKING_TOKEN."
             )
         url, _, query = target.partition("?")
-        found = _SERVER.fullmatch(url)
-        if found is None or int(found["port"] or 1) not in range(1, 65536):
+        found = split_url(url)
+        if found is None:
             raise TargetError(f"The target {shown_target(target)} is not the URL of a server. {_EXAMPLES}.")
-        port = f":{int(found['port'])}" if found["port"] else ""
-        server = f"{found['scheme'].lower()}://{found['host'].lower()}{port}{found['path'].rstrip('/')}"
+        origin, path = found
+        server = f"{origin}{path.rstrip('/')}"
         return cls(server, *_experiment(query, target), _identity(server))
 
     @property
@@ -110,7 +106,7 @@ class MlflowServerDestination:
                 findings.append(sink.look_at_server())
                 findings.append(sink.look_at_experiment())
         except (DeliveryError, MissingDependencyError) as error:
-            findings.append(Finding("error", str(error)))
+            findings.append(Finding("error", str(error), code="server"))
         return findings
 
     def open(self) -> MlflowServerSink:
@@ -163,7 +159,7 @@ class MlflowServerSink:
         """
         version = self._api.version()
         server = f"MLflow {version}" if version else "A server that does not tell its version"
-        return Finding("ok", f"{server} is at {self._destination.server}.")
+        return Finding("ok", f"{server} is at {self._destination.server}.", code="server")
 
     def look_at_experiment(self) -> Finding:
         """Return where traces will be.
@@ -174,9 +170,10 @@ class MlflowServerSink:
         experiment_id = self._existing_experiment()
         if experiment_id is None:
             name = self._destination.experiment
-            return Finding("ok", f"There is no experiment {name!r} yet; the first delivery makes it.")
+            seen = f"There is no experiment {name!r} yet; the first delivery makes it."
+            return Finding("ok", seen, code="experiment")
         self._see_whether_any_is_taken(experiment_id)
-        return Finding("ok", f"The experiment with the id {experiment_id} takes spans.")
+        return Finding("ok", f"The experiment with the id {experiment_id} takes spans.", code="experiment")
 
     def _write(self, batch: Batch) -> list[Rejection]:
         rejections: list[Rejection] = []
@@ -203,7 +200,7 @@ class MlflowServerSink:
     def _send(self, spans: Sequence[tuple[int, SpanRecord]], *, any_is_taken: bool = False) -> list[Rejection]:
         """Send spans in one request, or in smaller ones if that cannot be; return those that cannot be sent alone."""
         try:
-            request = to_otlp(span_only(record) for _, record in spans).SerializeToString()
+            request = to_otlp(span_only(record) for _, record in spans)
         except (LineError, ValueError, TypeError) as error:
             reason = one_line(str(error))
         else:

@@ -6,8 +6,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from tracelake.destinations.base import Destination, Sink
+from tracelake.destinations.base import Batch, Destination, Progress, Sink
 from tracelake.destinations.targets import parse_target
 from tracelake.errors import (
     BatchExistsError,
@@ -69,6 +70,8 @@ class LaneShipper:
         self._clock = clock
         self._backoff = backoff or Backoff()
         self._sink: Sink | None = None
+        self._tried = ("", 0, 0)
+        self._progress = Progress()
         self._ledger: Ledger | None = None
         self._ledger_stamp: tuple[int, int] | None = None
         self._waiting_since_s: float | None = None
@@ -148,7 +151,8 @@ class LaneShipper:
 
     def _deliver(self, ledger: Ledger, note: InFlight, *, retried: bool) -> None:
         reader = BatchReader(self.lane, note.ranges)
-        rejections = self._open().write(reader.batch(note.app_id, note.batch, retried=retried))
+        batch = reader.batch(note.app_id, note.batch, retried=retried)
+        rejections = self._open().write(self._with_progress(batch))
         reader.count()
         reader.set_aside(rejections)
         for item in reader.missing:
@@ -160,6 +164,13 @@ class LaneShipper:
         self._waiting_since_s = None
         self._backoff.succeeded()
         self._set_delivery(Delivery("delivering"))
+
+    def _with_progress(self, batch: Batch) -> Batch:
+        """Return a batch with what its last try noted, if that was a try of the very same spans."""
+        tried = (batch.app_id, batch.number, batch.size)
+        if tried != self._tried:
+            self._tried, self._progress = tried, batch.progress
+        return replace(batch, progress=self._progress)
 
     def _acknowledge(self, ledger: Ledger, note: InFlight, reader: BatchReader) -> None:
         writers = {segment.name: segment.writer for segment in self.lane.segments()}
