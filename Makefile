@@ -40,8 +40,9 @@ test: $(STAMP)
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[spark]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[spark,zerobus]'
 	$(BIN)/pytest -m slow
+	$(BIN)/pytest tests/destinations/test_zerobus.py
 
 test-pythons:
 	@config/test-pythons

@@ -11,7 +11,7 @@ import pytest
 
 from tests.lake import Lake, open_lake
 
-_FOREIGN = ("TRACELAKE_", "OTEL_", "MLFLOW_", "DATABRICKS_", "AWS_", "AZURE_", "GOOGLE_", "XDG_")
+_FOREIGN = ("TRACELAKE_", "OTEL_", "MLFLOW_", "DATABRICKS_", "AWS_", "ARM_", "AZURE_", "GOOGLE_", "XDG_")
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +41,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield mount
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 server with STS, that has a bucket `lake`."""
+    import requests
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    requests.put(f"{url}/lake", timeout=10).raise_for_status()
+    yield url
+    server.stop()

@@ -8,7 +8,8 @@ TracelakeError
 ├── DeliveryError                 raised by a sink, handled by the shipper
 │   ├── TransientDeliveryError    try again soon
 │   └── PermanentDeliveryError    someone has to act; tried again on a slow clock
-│       └── BatchExistsError      the destination has a batch that was never sent to it
+│       ├── BatchExistsError      the destination has a batch that was never sent to it
+│       └── RefusedError          a workspace or catalog refuses a call
 ├── DamageError                   look at damaged data
 │   ├── LineError                 one line of a segment cannot be read
 │   └── LedgerError               a lane's ledger or in-flight note cannot be trusted
@@ -65,6 +66,22 @@ class PermanentDeliveryError(DeliveryError):
 
 class BatchExistsError(PermanentDeliveryError):
     """The destination has a batch of this name and number, which was never sent to it."""
+
+
+class RefusedError(PermanentDeliveryError):
+    """A workspace or catalog refuses a call.
+
+    Attributes:
+        status: the HTTP status, 400 to 499 or 501.
+        code: the `error_code` of the answer, empty if it has none.
+        reason: what the answer says.
+    """
+
+    def __init__(self, message: str, *, status: int, code: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.reason = reason
 
 
 class DamageError(TracelakeError):

@@ -14,6 +14,8 @@ from typing import Any, Literal, cast, get_args
 from tracelake.errors import SettingError
 
 ShipperMode = Literal["process", "thread", "inline", "external"]
+# How spans get into a Unity Catalog table.
+Transport = Literal["auto", "delta", "otlp", "zerobus"]
 
 _BYTE_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -47,6 +49,18 @@ def _mode(value: str) -> ShipperMode:
     if value not in get_args(ShipperMode):
         raise ValueError(f"not one of {', '.join(get_args(ShipperMode))}")
     return cast("ShipperMode", value)
+
+
+def _transport(value: str) -> Transport:
+    if value not in get_args(Transport):
+        raise ValueError(f"not one of {', '.join(get_args(Transport))}")
+    return cast("Transport", value)
+
+
+def _url(value: str) -> str:
+    if re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value) is None:
+        raise ValueError("not a URL such as http://host:8080, without a user, password or query")
+    return value.rstrip("/")
 
 
 def _schema_version(value: str) -> int:
@@ -130,6 +144,27 @@ class Settings:
         True,
         "true or false",
         "Whether a Delta table that is not there is created at the first delivery.",
+    )
+    transport: Transport = _setting(
+        "TRACELAKE_TRANSPORT",
+        _transport,
+        "auto",
+        "auto, delta, otlp or zerobus",
+        "How spans get into a Unity Catalog table: `docs/transports.md`.",
+    )
+    catalog_url: str = _setting(
+        "TRACELAKE_CATALOG_URL",
+        _url,
+        "",
+        "URL",
+        "The open-source Unity Catalog server that has the tables; empty means the Databricks workspace.",
+    )
+    zerobus_url: str = _setting(
+        "TRACELAKE_ZEROBUS_URL",
+        _url,
+        "",
+        "URL",
+        "The Zerobus endpoint, `https://<workspace-id>.zerobus.<region>.cloud.databricks.com`.",
     )
     accept_destinations: tuple[str, ...] = _setting(
         "TRACELAKE_ACCEPT_DESTINATIONS",

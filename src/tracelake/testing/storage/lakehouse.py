@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -95,6 +95,15 @@ class Lakehouse:
             storage_options=self._options(table),
             raise_if_key_not_exists=False,
         )
+
+    def add_columns(self, table: Table, fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Add columns, given as Delta fields, and return the Delta schema that the table has then."""
+        from deltalake import Schema
+
+        opened = self.open(table)
+        opened.alter.add_columns(Schema.from_json(json.dumps({"type": "struct", "fields": list(fields)})).fields)
+        changed: dict[str, Any] = json.loads(opened.schema().to_json())
+        return changed
 
     def append(self, table: Table, rows: pa.RecordBatch) -> None:
         """Commit rows, and tidy up if it is due."""

@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tracelake.databricks.columns import columns_of
 from tracelake.testing.state import Securable, Store, Table, TableType, now_ms
 from tracelake.testing.storage.lakehouse import Lakehouse
 from tracelake.testing.unity.access import ACCOUNT_USERS, EXTERNAL_USE_SCHEMA, PRIVILEGES, Access, spoken
-from tracelake.testing.unity.columns import columns_of
 from tracelake.testing.web.http import ApiError
 
 # What Unity Catalog forbids in names: https://docs.databricks.com/aws/en/sql/language-manual/sql-ref-names
@@ -160,6 +160,10 @@ class Catalog:
             if not location:
                 raise ApiError(400, _INVALID, "An EXTERNAL table needs a storage_location.")
             location = self.lakehouse.external_location(location)
+        try:
+            columns = columns_of(schema)
+        except ValueError as error:
+            raise ApiError(400, _INVALID, f"{error}.") from error
         base = _new(name, principal, comment, properties, parent=parent)
         table = Table(
             full_name=base.full_name,
@@ -174,7 +178,7 @@ class Catalog:
             table_type=table_type,
             data_source_format="" if table_type == "VIEW" else data_source_format,
             storage_location=location,
-            columns=columns_of(schema),
+            columns=columns,
             view_definition=view_definition,
         )
         with self.store.changing() as state:
@@ -236,6 +240,14 @@ class Catalog:
                 securable.properties = dict(properties)
             securable.updated_at, securable.updated_by = now_ms(), principal
         return securable
+
+    def add_columns(self, principal: str, table: Table, fields: Sequence[Mapping[str, Any]]) -> None:
+        """Add columns to a table, given as Delta fields."""
+        self.access.require(principal, "MODIFY", table)
+        schema = self.lakehouse.add_columns(table, fields)
+        with self.store.changing():
+            table.columns = columns_of(schema)
+            table.updated_at, table.updated_by = now_ms(), principal
 
     def drop(self, principal: str, full_name: str, *, force: bool = False) -> None:
         """Drop a catalog, schema or table; with `force`, with all that is in it."""

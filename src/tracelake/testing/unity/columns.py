@@ -1,40 +1,12 @@
-"""The columns of a table in Unity Catalog's words, from its Delta schema and back.
-
-Delta's types: https://github.com/delta-io/delta/blob/master/PROTOCOL.md#schema-serialization-format
-"""
+"""The columns that a client makes a table with: each is what Unity Catalog says of one, or the table is refused."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from typing import Any
 
+from tracelake.databricks.columns import type_text
 from tracelake.testing.web.http import ApiError
-
-# Delta's primitive types, and what Unity Catalog and SQL call them where they differ.
-_TYPE_NAMES = {"integer": "INT", "timestamp": "TIMESTAMP", "timestamp_ntz": "TIMESTAMP_NTZ", "void": "NULL"}
-_SQL_NAMES = {"long": "bigint", "integer": "int", "short": "smallint", "byte": "tinyint"}
-_PRIMITIVE = re.compile(
-    r"string|long|integer|short|byte|float|double|boolean|binary|date|timestamp|timestamp_ntz|variant|void"
-    r"|decimal\(\d+,\s*\d+\)|(char|varchar)\(\d+\)|interval .*"
-)
-
-
-def columns_of(schema: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Return the `columns` of a TableInfo, from a Delta schema as the dict of its JSON."""
-    return [
-        {
-            "name": field["name"],
-            "type_text": type_text(field["type"]),
-            "type_name": _type_name(field["type"]),
-            "type_json": json.dumps({"metadata": {}, "nullable": True, **field}),
-            "position": position,
-            "nullable": field.get("nullable", True),
-            **({"comment": field["metadata"]["comment"]} if field.get("metadata", {}).get("comment") else {}),
-        }
-        for position, field in enumerate(schema["fields"])
-    ]
 
 
 def schema_of(columns: list[Any]) -> dict[str, Any]:
@@ -72,33 +44,3 @@ def _field(index: int, column: Any) -> tuple[int, dict[str, Any]]:
             f"Column {index} cannot be read ({type(error).__name__}: {error}). It needs a name, and a type_json that "
             "is a type or field of Delta.",
         ) from error
-
-
-def type_text(kind: Any) -> str:
-    """Return a Delta type as SQL writes it: `map<string,string>`.
-
-    Raises:
-        ApiError: 400 INVALID_PARAMETER_VALUE, it is none.
-    """
-    if isinstance(kind, str):
-        if not _PRIMITIVE.fullmatch(kind):
-            raise _no_type(kind)
-        return _SQL_NAMES.get(kind, kind)
-    if kind["type"] == "array":
-        return f"array<{type_text(kind['elementType'])}>"
-    if kind["type"] == "map":
-        return f"map<{type_text(kind['keyType'])},{type_text(kind['valueType'])}>"
-    if kind["type"] != "struct":
-        raise _no_type(kind["type"])
-    fields = (f"{field['name']}:{type_text(field['type'])}" for field in kind["fields"])
-    return f"struct<{','.join(fields)}>"
-
-
-def _no_type(kind: object) -> ApiError:
-    return ApiError(400, "INVALID_PARAMETER_VALUE", f"{kind!r} is no type of Delta.")
-
-
-def _type_name(kind: Any) -> str:
-    if isinstance(kind, str):
-        return "DECIMAL" if kind.startswith("decimal") else _TYPE_NAMES.get(kind, kind.upper())
-    return str(kind["type"]).upper()

@@ -1,0 +1,1 @@
+"""What is asked of a Databricks workspace or a Unity Catalog server: tables, privileges, credentials, SQL."""
