@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from benchmarks import committing, importing, mlflow, recording, shipping, workspace
+from benchmarks import committing, importing, mlflow, otlp, recording, shipping, unity_catalog, workspace
 
 
 def main() -> None:
@@ -24,6 +24,9 @@ def main() -> None:
     print(f"\nCommitting {committing.SPANS} spans at a time, as the table's log grows")
     for label, figure in committing.run().items():
         print(f"  {label:50} {figure:10.1f}")
+    print(f"\nSending {otlp.SPANS:,} spans to an OTLP endpoint")
+    for label, figure in otlp.run().items():
+        print(f"  {label:60} {figure:10.2f}")
     for kind in mlflow.KINDS:
         print(f"\nA span of MLflow, {kind}")
         for label, figure in mlflow.run(kind).items():
@@ -35,6 +38,10 @@ def main() -> None:
     print("\nThe mocked workspace: start, many commits, memory")
     for label, figure in (workspace.start() | workspace.commits() | workspace.memory()).items():
         print(f"  {label:50} {figure:10.1f}")
+    for kind, figures in unity_catalog.run().items():
+        print(f"\nA table in Unity Catalog, {kind}")
+        for label, figure in figures.items():
+            print(f"  {label:50} {figure:10.2f}")
     print("\nImporting")
     for label, value in importing.run().items():
         print(f"  {label:50} {value:>10.1f}" if isinstance(value, float) else f"  {label:50} {value:>10}")

@@ -9,7 +9,6 @@ import pytest
 
 from tracelake import TargetError
 from tracelake.destinations.resolve import resolve_environment, resolve_named
-from tracelake.destinations.targets import registered_schemes
 
 TABLE = {"TRACELAKE_DESTINATION": "/data/ours"}
 
@@ -42,17 +41,16 @@ def test_own_variable_may_name_several() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "means"), [("main.obs", "'main.obs'"), ("main.obs.agent", "'main.obs.agent_otel_spans'")]
+    ("text", "means"),
+    [
+        ("main.obs", "uc://main.obs.mlflow_experiment_trace_otel_spans"),
+        ("main.obs.agent", "uc://main.obs.agent_otel_spans"),
+    ],
 )
 def test_mlflow_destination_is_a_schema_or_a_table_prefix(text: str, means: str) -> None:
     """Two parts and three, in MLflow's own meaning; it comes before the tracking URI."""
-    if "uc" in registered_schemes():
-        targets, source = resolved(MLFLOW_TRACING_DESTINATION=text, MLFLOW_TRACKING_URI="http://localhost:5000")
-        assert source == "MLFLOW_TRACING_DESTINATION"
-        assert targets[0].removeprefix("uc://").startswith(means.strip("'"))
-        return
-    with pytest.raises(TargetError, match=rf"^MLFLOW_TRACING_DESTINATION: The target {means} names a Unity Catalog"):
-        resolved(MLFLOW_TRACING_DESTINATION=text, MLFLOW_TRACKING_URI="http://localhost:5000")
+    found = resolved(MLFLOW_TRACING_DESTINATION=text, MLFLOW_TRACKING_URI="http://localhost:5000")
+    assert found == ([means], "MLFLOW_TRACING_DESTINATION")
 
 
 @pytest.mark.parametrize("text", ["a.b.c.d", "a..b.c.d", "databricks://host", "an experiment"])
@@ -130,10 +128,9 @@ def test_location_of_mlflow_is_what_mlflow_means_by_it(monkeypatch: pytest.Monke
         "http://localhost:5000?experiment_id=7",
         "/data/ours",
     ]
-    with pytest.raises(TargetError, match=r"The target 'main\.obs' names a Unity Catalog table"):
-        resolve_named(locations.UCSchemaLocation("main", "obs"))
+    assert [item.target for item in resolve_named(locations.UCSchemaLocation("main", "obs"))] == [
+        "uc://main.obs.mlflow_experiment_trace_otel_spans"
+    ]
     if hasattr(locations, "UnityCatalog"):
-        with pytest.raises(TargetError, match=r"The target 'main\.`my obs`\.agent_otel_spans' names a Unity Catalog"):
-            resolve_named(locations.UnityCatalog("main", "my obs", "agent"))
         with pytest.raises(TargetError, match=r"names no place for spans\. Give it a table_prefix"):
             resolve_named(locations.UnityCatalog("main", "obs"))

@@ -138,6 +138,30 @@ def test_catalogs_and_schemas_come_and_go(sql: Sql) -> None:
     assert "[CATALOG_NOT_FOUND]" in sql.fault("SHOW SCHEMAS IN sales")
 
 
+@pytest.mark.parametrize("form", ["COLUMN x ARRAY<INT>", "COLUMNS (x ARRAY<INT>)", "COLUMN `x` array<int>"])
+def test_a_column_is_added(workspace: MockWorkspace, sql: Sql, form: str) -> None:
+    """To the table and to what the catalog says of it, by whoever may write there; rows that are there have nulls."""
+    sql.rows("CREATE TABLE t (id BIGINT)")
+    sql.rows("INSERT INTO t VALUES (1)")
+    sql.rows(f"ALTER TABLE t ADD {form}")
+    assert sql.rows("SELECT * FROM t") == [["1", None]]
+    columns = sql.client.tables.get("main.obs.t").columns or []
+    assert [(column.name, column.type_text) for column in columns] == [("id", "bigint"), ("x", "array<int>")]
+    workspace.add_user("reader@example.com")
+    workspace.grant("USE CATALOG", "USE SCHEMA", "SELECT", on="main", to="reader@example.com")
+    assert "MODIFY" in Sql(workspace, "reader@example.com").fault("ALTER TABLE t ADD COLUMN y INT")
+
+
+def test_a_backtick_in_a_name_is_doubled(workspace: MockWorkspace, sql: Sql) -> None:
+    """In all statements that name something."""
+    workspace.add_user("a`b@example.com")
+    sql.rows("CREATE CATALOG `c``d`")
+    sql.rows("CREATE SCHEMA `c``d`.`e`")
+    sql.rows("GRANT USE SCHEMA ON SCHEMA `c``d`.`e` TO `a``b@example.com`")
+    granted = sql.client.grants.get("SCHEMA", "c`d.e").privilege_assignments or []
+    assert [each.principal for each in granted] == ["a`b@example.com"]
+
+
 def test_grants_are_given_shown_and_taken_back(workspace: MockWorkspace, sql: Sql) -> None:
     """With spaces in privileges and backticks around names; only by those who may."""
     workspace.add_user("ann@example.com")
@@ -180,7 +204,7 @@ def test_grants_are_given_shown_and_taken_back(workspace: MockWorkspace, sql: Sq
         ("CREATE TABLE u (id INT PRIMARY KEY)", "PRIMARY KEY"),
         ("CREATE TABLE u (id INT) USING PARQUET", "PARQUET"),
         ("CREATE FUNCTION f() RETURNS INT RETURN 1", "CREATE FUNCTION"),
-        ("ALTER TABLE t ADD COLUMNS (x INT)", "ALTER"),
+        ("ALTER TABLE t DROP COLUMN x", "ALTER"),
         ("INSERT OVERWRITE t SELECT 1", "INSERT"),
         ("SHOW FUNCTIONS", "SHOW FUNCTIONS"),
         ("DESCRIBE TABLE EXTENDED t", "DESCRIBE"),

@@ -71,6 +71,7 @@ def test_what_a_variant_and_its_neighbours_hold_is_read(sql: Sql, expression: st
         ("attributes['mlflow.spanType'] = 'TOOL'", "true"),
         ("element_at(attributes, 'count')", "3"),
         ("map_contains_key(attributes, 'count')", "true"),
+        ("map_from_entries(filter(map_entries(attributes), each -> each.key = 'count'))['count']", "3"),
         ("attributes['count']::int + 1", "4"),
     ],
 )
@@ -269,6 +270,7 @@ def test_parameters_are_values_and_no_sql(sql: Sql) -> None:
         ("SELECT CAST(300 AS TINYINT)", "ARITHMETIC_OVERFLOW", "22003", ""),
         ("SELECT 9223372036854775807 + 1", "ARITHMETIC_OVERFLOW", "22003", ""),
         ("SELECT soundex('x')", "UNSUPPORTED_FEATURE", "0A000", "the function soundex"),
+        ("SELECT from_json('[1]', 'ARRAY<INT>')", "UNSUPPORTED_FEATURE", "0A000", "from_json"),
         ("SELECT * FROM read_parquet('x')", "UNSUPPORTED_FEATURE", "0A000", "read_parquet"),
         ("SELECT * FROM spans2 VERSION AS OF 1", "UNSUPPORTED_FEATURE", "0A000", "VERSION AS OF 1"),
         ("SELECT * FROM spans2 TABLESAMPLE (5 ROWS)", "UNSUPPORTED_FEATURE", "0A000", "TableSample"),

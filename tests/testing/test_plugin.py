@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.lake import FOREIGN
 
 PROGRAM = Path(__file__).parent / "apps" / "fixture_program.py"
 
 
+@pytest.mark.slow
 def test_users_tests_pass(tmp_path: Path) -> None:
     """In a process of their own, in which warnings are no errors: those of other packages are not ours."""
     (tmp_path / "test_program.py").write_text(PROGRAM.read_text())

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tracelake import __version__
-from tracelake.cli import demo, redirect, ship, show, sql, status, workspace
+from tracelake.cli import create_table, demo, doctor, redirect, ship, show, sql, status, workspace
 from tracelake.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, say
 from tracelake.errors import TracelakeError
 
 _DESCRIPTION = """\
-Distributed traces in one Delta table: try it, look at traces, deliver what waits,
-serve a mocked Databricks workspace to test with.
+Distributed traces in one Delta table: try it, check it, look at traces, deliver what
+waits, make a table, serve a mocked Databricks workspace to test with.
 """
 
 _EPILOG = """\
@@ -26,7 +26,7 @@ New here? Two services, one trace, in a few seconds:
 Exit codes: 0 done, 1 could not be done, 2 the command is wrong, 130 interrupted.
 """
 
-_COMMANDS = (demo, show, sql, status, ship, redirect, workspace)
+_COMMANDS = (demo, doctor, show, sql, status, ship, redirect, create_table, workspace)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,13 +48,20 @@ def build_parser() -> argparse.ArgumentParser:
         prog="tracelake",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_formatter,
     )
     parser.add_argument("-V", "--version", action="version", version=f"tracelake {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    formatter = argparse.RawDescriptionHelpFormatter(prog)
+    # argparse leaves the indentation of commands out when it makes room for the longest.
+    formatter._action_max_length = 4 + max(len(command.__name__.rpartition(".")[2]) for command in _COMMANDS)
+    return formatter
 
 
 def _guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:

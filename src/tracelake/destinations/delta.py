@@ -75,6 +75,9 @@ _TABLE_PROPERTIES = {
     "delta.logRetentionDuration": "interval 1 days",
 }
 
+# Sixteen writers at once need more than the 15 that delta-rs has: a batch that loses them all is uploaded once more.
+_COMMIT_RETRIES = 100
+
 _ROW_GROUP_ROWS = 128 * 1024
 # The bloom filter on trace_id is made for this many spool bytes a span; fewer only make it a little larger.
 _SPAN_BYTES = 400
@@ -88,6 +91,10 @@ _PERMANENT = re.compile(
     r"|InvalidAccessKeyId|SignatureDoesNotMatch|os error 13\b|os error 30\b|read-only file system|not a directory",
     re.IGNORECASE,
 )
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# What delta-rs says of a table that it does not know how to write, whatever else it takes that for.
+_CATALOG_MANAGED = re.compile(r"catalog-managed|catalogOwned", re.IGNORECASE)
+_UNSUPPORTED = re.compile(r"\bunsupported\b|\bis not supported\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -138,9 +145,9 @@ class DeltaDestination:
                 return [sink.missing()]
             version = sink.version(table)
             sink.schema(table)
-            return [Finding("ok", f"{self.location} is a span table, version {version} of the schema.")]
+            return [Finding("ok", f"{self.location} is a span table, version {version} of the schema.", code="files")]
         except (DeliveryError, ConfigurationError) as error:
-            return [Finding("error", str(error))]
+            return [Finding("error", str(error), code="files")]
 
     def open(self) -> DeltaSink:
         """Return a sink; the table itself is opened, or made, with each batch.
@@ -167,9 +174,15 @@ class DeltaDestination:
 class DeltaSink:
     """Appends batches to a Delta table, each exactly once."""
 
-    def __init__(self, location: str, *, version: tables.Version, create: bool) -> None:
-        """`version` is the schema of a table made here; with `create` off, none is made."""
+    def __init__(
+        self, location: str, *, version: tables.Version, create: bool, options: Mapping[str, str] | None = None
+    ) -> None:
+        """`version` is the schema of a table made here; with `create` off, none is made.
+
+        `options` are those of delta-rs for the store, which come before what the environment says.
+        """
         self._location = location
+        self._options = dict(options) if options else None
         self._version = version
         self._create = create
 
@@ -198,6 +211,16 @@ class DeltaSink:
     def close(self) -> None:
         """Hold nothing between batches, so nothing is let go of."""
 
+    def begin(self) -> None:
+        """Make the table if there is none.
+
+        Raises:
+            DeliveryError: it cannot be made, or what is there cannot be opened.
+        """
+        with _Translated(self._location):
+            if self.table() is None:
+                self._made()
+
     def table(self) -> DeltaTable | None:
         """Open the table; None if there is none.
 
@@ -209,7 +232,7 @@ class DeltaSink:
 
         with _Translated(self._location):
             try:
-                return DeltaTable(self._location)
+                return DeltaTable(self._location, storage_options=self._options)
             except TableNotFoundError:
                 return None
 
@@ -224,7 +247,7 @@ class DeltaSink:
             version = tables.schema_version(delta, table.metadata().configuration)
         except PermanentDeliveryError as error:
             raise PermanentDeliveryError(f"The table {self._location} cannot take spans. {error}") from error
-        missing = [name for name in _REQUIRED if name not in {item["name"] for item in delta["fields"]}]
+        missing = [name for name in tables.REQUIRED if name not in {item["name"] for item in delta["fields"]}]
         if missing:
             raise PermanentDeliveryError(
                 f"The table {self._location} has no column {', '.join(missing)}, without which spans cannot be told "
@@ -248,11 +271,13 @@ class DeltaSink:
     def missing(self) -> Finding:
         """Return what it means that there is no table."""
         if self._create:
-            return Finding("ok", f"There is no table at {self._location} yet; the first delivery makes it.")
+            seen = f"There is no table at {self._location} yet; the first delivery makes it."
+            return Finding("ok", seen, code="files")
         return Finding(
             "error",
             f"There is no table at {self._location}, and TRACELAKE_CREATE_TABLE is off.",
             "Create the table, name an existing one, or set TRACELAKE_CREATE_TABLE=true.",
+            code="files",
         )
 
     def _made(self) -> DeltaTable:
@@ -270,8 +295,9 @@ class DeltaSink:
             configuration={
                 **_TABLE_PROPERTIES,
                 "delta.dataSkippingStatsColumns": ",".join(tables.SKIPPING_COLUMNS[self._version]),
-                tables.VERSION_PROPERTY: str(self._version),
+                **tables.version_property(self._version),
             },
+            storage_options=self._options,
             raise_if_key_not_exists=False,
         )
 
@@ -290,7 +316,8 @@ class DeltaSink:
             mode="append",
             writer_properties=_writer_properties(batch.size),
             commit_properties=CommitProperties(
-                app_transactions=[Transaction(batch.app_id, batch.number, int(time.time() * 1000))]
+                app_transactions=[Transaction(batch.app_id, batch.number, int(time.time() * 1000))],
+                max_commit_retries=_COMMIT_RETRIES,
             ),
             # delta-rs would read the table's files again after each commit to see whether these are due.
             post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
@@ -314,10 +341,6 @@ class DeltaSink:
         except (DeltaError, OSError) as error:
             # The batch is committed all the same; whoever passes the next multiple tries again.
             _log.warning("%s has no new checkpoint: %s", self._location, one_line(str(error)))
-
-
-# Without these a row is not a span.
-_REQUIRED = (tables.TRACE_ID, tables.SPAN_ID, tables.PARENT_SPAN_ID, tables.NAME, tables.START_TIME, tables.END_TIME)
 
 
 class _Rows:
@@ -373,7 +396,19 @@ def translate(error: BaseException, location: str) -> DeliveryError | None:
 
     if isinstance(error, DeliveryError):
         return None if location in str(error) else type(error)(f"The table {location}: {error}")
-    text = one_line(str(error)) or type(error).__name__
+    text = one_line(" ".join(_COLOUR.sub("", str(error)).split())) or type(error).__name__
+    known = isinstance(error, exceptions.DeltaError)
+    if known and _CATALOG_MANAGED.search(text):
+        return PermanentDeliveryError(
+            f"The table {location} takes no writes to its files: its commits are managed by its catalog, and one "
+            "behind its back would be lost. Write to it by its name in the catalog, with TRACELAKE_TRANSPORT=otlp, or "
+            "name another table."
+        )
+    if known and _UNSUPPORTED.search(text):
+        return PermanentDeliveryError(
+            f"The table {location} cannot take spans: delta-rs does not write such tables: {text}. Update deltalake, "
+            "or name another table."
+        )
     if isinstance(error, exceptions.CommitFailedError):
         return TransientDeliveryError(f"A commit to {location} lost against another writer: {text}. It is tried again.")
     if isinstance(error, (exceptions.SchemaMismatchError, exceptions.DeltaProtocolError)):

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from tracelake.destinations.base import Destination, shown_target
 from tracelake.destinations.delta import DeltaDestination
 from tracelake.destinations.mlflow_server import MlflowServerDestination
+from tracelake.destinations.otlp_server import OtlpDestination
+from tracelake.destinations.unity.destination import UnityCatalogDestination
 from tracelake.errors import TargetError, TracelakeError
 from tracelake.redaction import one_line
 
@@ -34,11 +36,12 @@ _DOTTED_NAME = re.compile(rf"{_NAME_PART}(?:\.{_NAME_PART}){{1,2}}")
 _BUILT_IN: dict[str, Callable[[str], Destination]] = {
     **dict.fromkeys(("file", "s3", "s3a", "abfss", "gs"), DeltaDestination.parse),
     **dict.fromkeys(("http", "https"), MlflowServerDestination.parse),
+    **dict.fromkeys(("otlp+http", "otlp+https"), OtlpDestination.parse),
+    "uc": UnityCatalogDestination.parse,
 }
 
 # What the target is called in an error when nothing answers to its scheme.
 _KINDS = {
-    "uc": "a Unity Catalog table",
     "databricks": "a Databricks workspace, which is no place for spans without a table",
 }
 

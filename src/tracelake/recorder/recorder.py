@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from tracelake.destinations.base import Destination
+from tracelake.destinations.base import Destination, is_confined
 from tracelake.destinations.resolve import EXPERIMENT_ID, read_environment, resolve_environment
 from tracelake.errors import LedgerError, TargetError, TracelakeError
 from tracelake.recorder.report import FlushReport
@@ -310,7 +310,7 @@ class Recorder:
         return batches
 
     def _start_shipper(self, identity: dict[str, str]) -> str:
-        if self.settings.shipper == "process":
+        if self.settings.shipper == "process" and not is_confined(identity):
             state = launch.start_process(self.spool, identity)
             if state != "impossible":
                 return state

@@ -39,11 +39,12 @@ _TYPES = {
     "VARIANT": "variant",
 }
 _DEFAULT_DECIMAL = ("10", "0")
-_NAME = r"(?:`[^`]+`|[\w-]+)(?:\.(?:`[^`]+`|[\w-]+)){0,2}"
+_QUOTED = r"`(?:[^`]|``)+`"
+_NAME = rf"(?:{_QUOTED}|[\w-]+)(?:\.(?:{_QUOTED}|[\w-]+)){{0,2}}"
 _GRANT = re.compile(
     rf"(?P<verb>GRANT|REVOKE)\s+(?P<privileges>[\w\s,]+?)\s+ON\s+"
     rf"(?:(?P<kind>METASTORE)|(?:(?P<what>CATALOG|SCHEMA|DATABASE|TABLE|VIEW)\s+)?(?P<name>{_NAME}))\s+"
-    r"(?:TO|FROM)\s+(?P<principal>`[^`]+`|[\w.@-]+)",
+    rf"(?:TO|FROM)\s+(?P<principal>{_QUOTED}|[\w.@-]+)",
     re.IGNORECASE,
 )
 _CATALOG = re.compile(
@@ -73,7 +74,7 @@ class Ddl:
                 "PARSE_SYNTAX_ERROR", "Syntax error: expected privileges ON a securable TO or FROM a principal."
             )
         privileges = [" ".join(each.split()) for each in match["privileges"].split(",")]
-        to = match["principal"].strip("`")
+        to = unquoted(match["principal"])
         is_grant = match["verb"].upper() == "GRANT"
         change = GrantChange(to, add=privileges) if is_grant else GrantChange(to, remove=privileges)
         securable = None if match["kind"] else self.securable(match["what"] or "TABLE", unquoted(match["name"]), within)
@@ -227,7 +228,7 @@ class Ddl:
         return _nothing()
 
     def alter(self, tree: Any, principal: str, within: tuple[str, str]) -> Result:
-        """Run ALTER TABLE SET TBLPROPERTIES; properties of the Delta table itself stay.
+        """Run ALTER TABLE SET TBLPROPERTIES, where properties of the Delta table itself stay, or ADD COLUMN.
 
         Raises:
             SqlError: it is another ALTER.
@@ -236,6 +237,11 @@ class Ddl:
         from sqlglot import exp
 
         actions = tree.args.get("actions") or []
+        added = [item for each in actions for item in (each.expressions if isinstance(each, exp.Schema) else [each])]
+        if added and all(isinstance(each, exp.ColumnDef) for each in added):
+            table = find_table(self._catalog, translate.name_of(tree.this), within)
+            self._catalog.add_columns(principal, table, [_field(each) for each in added])
+            return _nothing()
         sets = [each for each in actions if isinstance(each, exp.AlterSet)]
         found = [each for action in sets for each in action.find_all(exp.Property)]
         if not found or len(sets) != len(actions) or str(tree.args.get("kind")).upper() not in {"TABLE", "VIEW"}:
@@ -289,7 +295,7 @@ class Ddl:
 
 def unquoted(name: str) -> str:
     """Return a name without its backticks."""
-    return name.replace("`", "")
+    return re.sub(_QUOTED, lambda quoted: quoted[0][1:-1].replace("``", "`"), name)
 
 
 def _nothing() -> Result:

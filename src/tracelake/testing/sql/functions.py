@@ -11,10 +11,10 @@ from collections.abc import Iterable
 # The same in DuckDB, by name.
 _SAME = """
     abs avg bool_and bool_or coalesce contains cos count count_if cume_dist degrees dense_rank exp first first_value
-    flatten greatest lag last last_value lead least left ln log10 log2 lower lpad ltrim make_date map_entries map_keys
-    map_values max md5 median min now nth_value ntile nullif percent_rank pi pow radians rank repeat replace reverse
-    right row_number rpad rtrim sign sin split_part sqrt stddev stddev_pop stddev_samp sum tan trim unhex upper var_pop
-    var_samp variance
+    flatten greatest lag last last_value lead least left ln log10 log2 lower lpad ltrim make_date map_entries
+    map_from_entries map_keys map_values max md5 median min now nth_value ntile nullif percent_rank pi pow radians
+    rank repeat replace reverse right row_number rpad rtrim sign sin split_part sqrt stddev stddev_pop stddev_samp
+    sum tan trim unhex upper var_pop var_samp variance
 """
 # The same, by the name that it has in DuckDB. Where Databricks gives an approximation, this is exact.
 SAME = {

@@ -291,6 +291,15 @@ class Rewriting:
     def _function_try_variant_get(self, node: Any, arguments: list[Any]) -> Any:
         return self._function_variant_get(node, arguments, is_try=True)
 
+    def _function_from_json(self, _: Any, arguments: list[Any]) -> Any:
+        from sqlglot import exp
+
+        json, kind = arguments
+        if "".join(kind.name.split()).lower() != "map<string,string>":
+            raise unimitated("from_json with another schema than 'MAP<STRING, STRING>'")
+        parsed = exp.TryCast(this=json.copy(), to=exp.DataType.build("json"))
+        return exp.Cast(this=parsed, to=exp.DataType.build("map<string, string>", dialect="databricks"))
+
     # --- times -------------------------------------------------------------------------------------------------------
 
     def _function_date_add(self, _: Any, arguments: list[Any]) -> Any:
