@@ -23,6 +23,7 @@ import tracelake
 from tests.lake import Lake
 from tests.pages import PAGES, ROOT, Block, blocks, commands
 from tracelake.cli import build_parser
+from tracelake.databricks.workspace import CATALOG_TOKEN
 from tracelake.destinations.resolve import AUTO
 from tracelake.destinations.targets import PLUGIN_GROUP, parse_target, registered_schemes
 from tracelake.errors import TargetError
@@ -33,6 +34,8 @@ from tracelake.tracing.propagation import DESTINATION_KEY
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUN = [page for page in PAGES if any(block.runs for block in blocks(page))]
+# Each starts servers for most of its examples.
+LONG = {"embedding.md", "mlflow-server.md"}
 
 # What looks like a Python name of the package, and is the name of something else.
 OTHER_NAMES = {DEGRADED_KEY, DESTINATION_KEY, PLUGIN_GROUP}
@@ -77,7 +80,9 @@ def _default(value: Any) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
-@pytest.mark.parametrize("page", RUN, ids=name_of)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow) if page.name in LONG else page for page in RUN], ids=name_of
+)
 def test_page_runs(page: Path, lake: Lake) -> None:
     """Every block of a page does what the page says, in the order of the page."""
     expected = sum(block.runs for block in blocks(page))
@@ -181,7 +186,7 @@ def test_settings_table_is_that_of_the_code() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_variables_exist(page: Path) -> None:
     """Every variable of tracelake that a page names is a setting."""
-    known = {item.metadata["variable"] for item in fields(Settings)}
+    known = {CATALOG_TOKEN, *(item.metadata["variable"] for item in fields(Settings))}
     named = set(re.findall(r"\bTRACELAKE_[A-Z_]*[A-Z]\b(?!\.\.\.)", page.read_text()))
     assert named <= known
 
