@@ -24,6 +24,8 @@ TOKENS = {"input_tokens": 7, "output_tokens": 9, "total_tokens": 16}
 LINK = "mlflow.gateway.linkedTraceId"
 DEFAULT_EXPERIMENT = "0"
 
+pytestmark = pytest.mark.slow  # a server with a gateway takes long to start
+
 
 @dataclass(frozen=True)
 class Gateway:
@@ -234,7 +236,6 @@ def test_client_is_traced_too(lake: Lake, gateway: Gateway) -> None:
     assert client["mlflow.chat.tokenUsage"] == TOKENS
 
 
-@pytest.mark.slow
 def test_server_records_into_the_table(lake: Lake, tmp_path: Path) -> None:
     """A server that is given a table puts its spans beside the agent's, also as MLflow sets it up by default."""
     recording = {name: value for name, value in lake.environ.items() if name.startswith("TRACELAKE_")}
