@@ -257,7 +257,8 @@ def _of_each(shared: str, compile_part: Compiler) -> Compiler:
     return compile_shared
 
 
-def _service_name(resource: Any) -> str | None:
+def service_name(resource: Any) -> str | None:
+    """Return what the `service_name` column holds for a `Resource`."""
     name = resource.attributes.get(tables.SERVICE_NAME_ATTRIBUTE)
     return None if name is None else values.json_text(name)
 
@@ -291,7 +292,7 @@ _COLUMNS: dict[str, Compiler] = {
     tables.RECORD_ID: _text(record_id),
     tables.TIME: _time,
     tables.DATE: _date,
-    tables.SERVICE_NAME: _of_each("resources", _text(_service_name)),
+    tables.SERVICE_NAME: _of_each("resources", _text(service_name)),
     tables.TRACE_ID: _text(attrgetter("trace_id")),
     tables.SPAN_ID: _text(attrgetter("span_id")),
     tables.TRACE_STATE: _text(attrgetter("trace_state")),

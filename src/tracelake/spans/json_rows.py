@@ -100,11 +100,6 @@ def _of(part: Callable[[SpanRecord], Any], compile_part: Compiler) -> Compiler:
     return compile_shared
 
 
-def _service_name(resource: Any) -> str | None:
-    name = resource.attributes.get(tables.SERVICE_NAME_ATTRIBUTE)
-    return None if name is None else values.json_text(name)
-
-
 _PART: dict[str, Compiler] = {
     tables.ATTRIBUTES: _attributes,
     tables.DROPPED_ATTRIBUTES: _plain(attrgetter("dropped_attributes_count")),
@@ -134,7 +129,7 @@ _COLUMNS: dict[str, Compiler] = {
     tables.RECORD_ID: _plain(columns.record_id),
     tables.TIME: _plain(lambda record: record.start_time_unix_nano // 1_000),
     tables.DATE: _plain(lambda record: record.start_time_unix_nano // 86_400_000_000_000),
-    tables.SERVICE_NAME: _of(line.resource_of, _text(_service_name)),
+    tables.SERVICE_NAME: _of(line.resource_of, _text(columns.service_name)),
     tables.TRACE_ID: _plain(attrgetter("trace_id")),
     tables.SPAN_ID: _plain(attrgetter("span_id")),
     tables.TRACE_STATE: _plain(attrgetter("trace_state")),
