@@ -225,7 +225,7 @@ def test_thread_delivers_stops_and_comes_back(lake: Lake, lane: Lane) -> None:
         thread.serve({})
         wait_until(lambda seen=number: numbers(lake.table) == list(range(seen + 1)), "the span is delivered")  # type: ignore[misc]
         thread.stop(20)
-        wait_until(lambda: not [found for found in threading.enumerate() if found.name.startswith("tracelake")], "end")
+        wait_until(lambda: "tracelake-shipper" not in [found.name for found in threading.enumerate()], "end")
         lock = open_locked(lake.spool.lock_path({}))
         assert lock is not None
         os.close(lock)

@@ -544,6 +544,7 @@ def test_environment_alone_is_enough(lake: Lake) -> None:
     assert result(output) == []
 
 
+@pytest.mark.slow
 def test_variable_of_mlflow_has_no_say(lake: Lake) -> None:
     """Where another destination is named: MLflow would change its tracking URI for it, or fail."""
     source = """
