@@ -153,11 +153,14 @@ class _Run:
     def serve(self, command: str) -> None:
         server = subprocess.Popen(["/bin/sh", "-c", f"exec {command}"], stdin=subprocess.DEVNULL)
         self.servers.append(server)
+        # What it says where it is comes after it listens.
+        _, redirected, output = command.partition(" > ")
         deadline_s = time.monotonic() + 60
         while True:
             assert server.poll() is None, f"{command} ended with {server.returncode}"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(self.port)), 1):
-                return
+                if not redirected or os.path.getsize(output):
+                    return
             assert time.monotonic() < deadline_s, f"{command} does not listen on port {self.port}"
             time.sleep(0.05)
 
