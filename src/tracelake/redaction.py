@@ -11,7 +11,7 @@ _SECRET_NAME = re.compile(
 _URL_USERINFO = re.compile(r"(?<=://)[^/\s]+@")
 _SECRET_PARAMETER = re.compile(
     r"((?:sig|signature|token|secret|password|(?:access|account|api)[_-]?key|x-amz-[a-z-]+|authorization|bearer)"
-    r"[\"']?\s*[=: ]\s*[\"']?(?:(?:bearer|basic)\s+)?)([^\s&\"',;]{6,})",
+    r"[\"']?\s*[=: ]\s*[\"']?(?:(?:bearer|basic)\s+)?)([^\s&\"',;]{5,}[^\s&\"',;.])",
     re.IGNORECASE,
 )
 # Shorter values ("true", "1") would blank ordinary words.
