@@ -12,8 +12,10 @@ import boto3
 import duckdb
 import pytest
 import requests
+from deltalake import DeltaTable, Schema
 
 from tests.lake import Lake, open_lake, wait_until
+from tracelake.databricks.columns import columns_of
 from tracelake.query import duck
 from tracelake.spans import tables
 
@@ -115,6 +117,21 @@ def test_what_is_missing_is_made_by_the_remedy(user: User) -> None:
     assert user.errors(name) == {}
 
 
+def test_columns_are_those_of_the_files(user: User) -> None:
+    """An engine that adds one tells the server nothing, which describes the table as it was registered for ever."""
+    name, location = "main.obs.grown", f"file://{user.lake.root}/grown"
+    user.create_table(name, location)
+    known = tables.delta_schema(1)
+    user.server.drop_table(name)
+    without = {**known, "fields": [field for field in known["fields"] if field["name"] != tables.LINKS]}
+    user.server.create_table(name, location, columns_of(without))
+    (columns,) = [finding for finding in user.doctor(name, "--write-test") if finding["code"] == "columns"]
+    assert (columns["severity"], columns["seen"]) == ("ok", "The 20 columns are those of version 1.")
+    DeltaTable.create(f"{user.lake.root}/short", Schema.from_json(json.dumps(without)), raise_if_key_not_exists=False)
+    user.server.create_table("main.obs.short", f"file://{user.lake.root}/short", columns_of(known))
+    assert "The column links is missing." in [finding["seen"] for finding in user.doctor("main.obs.short")]
+
+
 def test_managed_table_is_left_to_the_catalog(user: User, s3: str) -> None:
     """Though the server gives everybody credentials for it: neither a span nor a log is written to its place."""
     name = "main.obs.of_the_catalog"
@@ -204,6 +221,7 @@ def test_spans_are_read_back_through_the_catalog(user: User, spark_catalog: Spar
 SERVICE = """
 import os
 import requests
+from deltalake import DeltaTable, Schema
 from fastapi import FastAPI, Request
 import tracelake
 

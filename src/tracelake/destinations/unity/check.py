@@ -5,9 +5,11 @@ Each finding has a code, under which docs/troubleshooting.md explains it.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from tracelake.databricks.catalog import Catalog, TableInfo
@@ -68,7 +70,7 @@ def findings(name: TableName, wanted: Transport) -> Iterator[Finding]:
         yield _missing(error, "table", name, me, open_source=workspace.open_source)
         return
     yield Finding("ok", f"The table {name} is there: {table.table_type}, {table.data_source_format}.", code="table")
-    yield from _columns(table, open_source=workspace.open_source)
+    yield from _columns(_as_written(catalog, table), open_source=workspace.open_source)
     try:
         transport = choose(table, wanted, open_source=workspace.open_source)
     except PermanentDeliveryError as error:
@@ -248,6 +250,23 @@ def _columns(table: TableInfo, *, open_source: bool) -> Iterator[Finding]:
             )
     if not bad:
         yield Finding("ok", f"The {len(wanted)} columns are those of version {version}.", code="columns")
+
+
+def _as_written(catalog: Catalog, table: TableInfo) -> TableInfo:
+    """Return a table with the columns of its files, where the catalog has those it was registered with for ever.
+
+    An engine that changes a table of an open-source server tells the server nothing.
+    """
+    if not catalog.workspace.open_source or table.table_type != "EXTERNAL":
+        return table
+    try:
+        found = delta_sink(table, catalog.vend(table, write=True)).table()
+    except DeliveryError:
+        return table  # what is wrong with the files is said below
+    if found is None:
+        return table
+    properties = {**table.properties, **found.metadata().configuration}
+    return replace(table, schema=json.loads(found.schema().to_json()), properties=properties)
 
 
 def _same(found: Any, wanted: Any) -> bool:
