@@ -123,15 +123,6 @@ class Catalog:
         )
         return storage_credentials(answer, table.location, region=self._metastore_region(table.location))
 
-    def vend_path(self, location: str) -> Credentials:
-        """Return temporary credentials for making a table at a location.
-
-        Raises:
-            PermanentDeliveryError: those are of a kind that is not known.
-        """
-        answer = self.workspace.post(f"{_BASE}/temporary-path-credentials", url=location, operation="PATH_CREATE_TABLE")
-        return storage_credentials(answer, location, region=self._metastore_region(location))
-
     def principals(self) -> list[str]:
         """Return the name of whoever calls, then those of its groups; none where nobody has to say who they are."""
         if self.workspace.open_source:

@@ -78,11 +78,13 @@ def delta_sink(table: TableInfo, credentials: Credentials) -> DeltaSink:
     Raises:
         PermanentDeliveryError: the columns are not those of a span table.
     """
+    # One can be registered without its columns; what the files have is what counts, but there have to be some.
+    described = bool(table.schema.get("fields"))
     return DeltaSink(
         credentials.location,
         options=credentials.options,
-        version=tables.schema_version(table.schema, table.properties),
-        create=True,
+        version=tables.schema_version(table.schema, table.properties) if described else 1,
+        create=described,
     )
 
 
