@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from tracelake.errors import LineError
 from tracelake.spans import line, values
@@ -25,6 +28,59 @@ def test_record_comes_back_from_its_line(record: SpanRecord) -> None:
 def test_sample_comes_back_from_its_line(name: str) -> None:
     """Each sample, 10 MB values among them, is the same after the spool."""
     assert exact_record(line.decode_line(line.encode_line(SPANS[name]))) == exact_record(SPANS[name])
+
+
+def one_by_one(block: bytes) -> list[SpanRecord] | None:
+    try:
+        return [line.decode_line(text) for text in io.BytesIO(block)]
+    except LineError:
+        return None
+
+
+@given(st.lists(records, max_size=5))
+def test_lines_together_are_the_lines_one_by_one(spans: list[SpanRecord]) -> None:
+    """Or are left to be looked at one by one: those with tags."""
+    block = b"".join(map(line.encode_line, spans))
+    together = line.decode_lines(block)
+    if together is None:
+        assert values.may_hold_tags(block) or not spans
+    else:
+        assert list(map(exact_record, together)) == list(map(exact_record, spans))
+
+
+GOOD = line.encode_line(span())
+BLOCKS = {
+    "two on one line": GOOD[:-1] + GOOD,
+    "two on one line and an empty one": GOOD[:-1] + b" " + GOOD + b"\n",
+    "empty line": GOOD + b"\n" + GOOD,
+    "newline within": GOOD.replace(b",", b",\n", 1),
+    "torn": GOOD + GOOD[:-1],
+    "cut": GOOD + GOOD[:30] + b"\n" + GOOD,
+    "not hexadecimal": GOOD + line.encode_line(span(span_id="G" * 16)),
+    "link not hexadecimal": line.encode_line(span(links=[SpanLink("G" * 32, "2" * 16)])),
+    "of another kind": GOOD + b"[]\n",
+    "zeros": GOOD + b"\0" * 100 + b"\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", list(BLOCKS))
+def test_lines_with_a_doubtful_one_are_left_to_be_looked_at(name: str) -> None:
+    """Which of them is no span, and where it begins, is for `decode_line` to say."""
+    assert line.decode_lines(GOOD + GOOD) is not None
+    assert line.decode_lines(BLOCKS[name]) is None
+
+
+@given(st.integers(0, 3 * len(GOOD) - 1), st.binary(max_size=3))
+def test_damaged_lines_are_judged_as_one_by_one(place: int, bytes_: bytes) -> None:
+    """Whatever a few bytes become, there is never another record, nor one more or less."""
+    block = GOOD * 3
+    damaged = block[:place] + bytes_ + block[place + len(bytes_) :]
+    together = line.decode_lines(damaged)
+    if together is not None:
+        alone = one_by_one(damaged)
+        assert alone is not None
+        assert list(map(exact_record, together)) == list(map(exact_record, alone))
 
 
 @given(attribute_maps)

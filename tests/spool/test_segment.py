@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,24 @@ def test_lines_come_with_their_offsets(tmp_path: Path) -> None:
     assert list(segment.lines(4, 7)) == [(4, b"bb\n")]
     assert segment.count_lines(0, 9) == 3
     assert segment.count_lines(4, 9) == 1
+
+
+def test_blocks_are_whole_lines(tmp_path: Path) -> None:
+    """They are all there is between two offsets; each begins where the last one ended, and none is much too large."""
+    data = b"".join(bytes([97 + number % 26]) * (number * 7919 % 300_000) + b"\n" for number in range(40))
+    data = data[:2_000_000] + b"\n" + b"x" * 3_500_000 + b"\n" + data[2_000_000:] + b"torn"
+    segment = segment_of(tmp_path / "s", data)
+    start = data.index(b"\n") + 1
+    blocks = list(segment.blocks(start, len(data)))
+    assert b"".join(block for _, block in blocks) == data[start:]
+    for (offset, block), (following, _) in pairwise(blocks):
+        assert offset + len(block) == following
+        assert block.endswith(b"\n")
+        assert len(block) <= 2**21 or b"x" * 3_500_000 in block
+    assert blocks[-1][1] == b"torn"
+    assert list(segment.blocks(start, start)) == []
+    end = data.index(b"\n", 500_000) + 1
+    assert b"".join(block for _, block in segment.blocks(0, end)) == data[:end]
 
 
 def test_writer_names_are_all_different() -> None:

@@ -15,7 +15,7 @@ from tracelake.cli.status import byte_text, remedy
 from tracelake.destinations.targets import parse_target
 from tracelake.errors import TracelakeError
 from tracelake.settings import load_settings
-from tracelake.shipper.service import Shipper
+from tracelake.shipper.service import Shipper, own_process
 from tracelake.shipper.status import UNRESOLVED_KEY, LaneStatus, read_status
 from tracelake.spool.lane import Lane, Spool, identity_digest
 from tracelake.spool.ledger import pending_bytes
@@ -46,6 +46,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Deliver a spool."""
+    own_process()
     spool = chosen_spool(arguments)
     choice = LaneChoice(spool)
     shipper = Shipper(spool, load_settings(), serves=choice)

@@ -13,7 +13,7 @@ import sys
 import threading
 
 from tracelake.settings import read_settings
-from tracelake.shipper.service import Shipper
+from tracelake.shipper.service import Shipper, own_process
 from tracelake.spool.lane import Spool, identity_digest
 
 
@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(OSError):
         os.nice(5)  # the app goes first
     os.set_inheritable(int(lock), False)
+    own_process()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Raw
 
 from tracelake.errors import PermanentDeliveryError
 from tracelake.spans import line, tables, values, variant
@@ -40,13 +41,16 @@ class Records(list[SpanRecord]):
 
     @cached_property
     def resources(self) -> Shared:
-        return self._shared([bytes(record.resource) for record in self], line.resource_of)
+        return self._shared([record.resource for record in self], line.resource_of)
 
     @cached_property
     def scopes(self) -> Shared:
-        return self._shared([bytes(record.scope) for record in self], line.scope_of)
+        return self._shared([record.scope for record in self], line.scope_of)
 
-    def _shared(self, texts: list[bytes], parse: Callable[[SpanRecord], Any]) -> Shared:
+    def _shared(self, raws: list[Raw], parse: Callable[[SpanRecord], Any]) -> Shared:
+        if raws and raws.count(raws[0]) == len(raws):  # as they are when one process made them
+            return Shared([parse(self[0])], pa.repeat(pa.scalar(0, pa.int32()), len(raws)))
+        texts = list(map(bytes, raws))
         first: dict[bytes, SpanRecord] = dict(zip(texts, self, strict=True))
         positions = {text: position for position, text in enumerate(first)}
         codes = pa.array([positions[text] for text in texts], pa.int32())
@@ -71,9 +75,12 @@ def record_id(record: SpanRecord) -> str:
     """
     milliseconds, nanoseconds = divmod(record.start_time_unix_nano, 1_000_000)
     ids = int(record.trace_id + record.span_id, 16) % _ID_PRIME
-    return (
-        f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-{0x7000 | nanoseconds >> 8:04x}"
-        f"-{0x8000 | (nanoseconds & 0xFF) << 6 | ids >> 48:04x}-{ids & 0xFFFFFFFFFFFF:012x}"
+    return "%08x-%04x-%04x-%04x-%012x" % (  # noqa: UP031 - a quarter less time than an f-string
+        milliseconds >> 16,
+        milliseconds & 0xFFFF,
+        0x7000 | nanoseconds >> 8,
+        0x8000 | (nanoseconds & 0xFF) << 6 | ids >> 48,
+        ids & 0xFFFFFFFFFFFF,
     )
 
 
@@ -108,14 +115,21 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    # Half of the columns hold one value for all spans of a program; these are made in no time.
+    if values and values[0] == values[-1] and values.count(values[0]) == len(values):
+        return pa.repeat(pa.scalar(values[0], kind), len(values))
+    return pa.array(values, kind)
+
+
 def _text(of: Callable[[Any], str | None]) -> Compiler:
     def compile_text(field: pa.Field, path: str) -> Build:
         if not _is_text(field.type):
             raise _unfit(field, path, "STRING")
         kind = field.type
         if field.nullable:
-            return lambda items: pa.array(list(map(of, items)), kind)
-        return lambda items: pa.array([of(item) or "" for item in items], kind)
+            return lambda items: _column(list(map(of, items)), kind)
+        return lambda items: _column([of(item) or "" for item in items], kind)
 
     return compile_text
 
@@ -132,7 +146,7 @@ def _integer(attribute: str, bits: int) -> Compiler:
         if not pa.types.is_signed_integer(field.type) or field.type.bit_width < bits:
             raise _unfit(field, path, "INT" if bits == 32 else "BIGINT")
         kind = field.type
-        return lambda items: pa.array(list(map(of, items)), kind)
+        return lambda items: _column(list(map(of, items)), kind)
 
     return compile_integer
 
@@ -147,7 +161,7 @@ def _flags(field: pa.Field, path: str) -> Build:
         if kind.bit_width == 32 and max(flags, default=0) >= 2**31:
             # OTLP has 32 bits without a sign, INT has one: the same bits are written.
             flags = [flag - 2**32 if flag >= 2**31 else flag for flag in flags]
-        return pa.array(flags, kind)
+        return _column(flags, kind)
 
     return build
 
@@ -186,7 +200,7 @@ def _attributes(field: pa.Field, path: str) -> Build:
 
 def _string_maps(maps: list[Attributes], kind: pa.MapType) -> pa.Array:
     texts = [
-        value if type(value) is str else values.json_text(value)
+        value if (kind_of := type(value)) is str else int.__repr__(value) if kind_of is int else values.json_text(value)
         for value in chain.from_iterable([attributes.values() for attributes in maps])
     ]
     return pa.MapArray.from_arrays(
@@ -231,9 +245,13 @@ def _array(attribute: str, compilers: Mapping[str, Compiler]) -> Compiler:
             raise _unfit(field, path, f"ARRAY<STRUCT<{', '.join(compilers)}>>")
         build_elements = compile_element(kind.value_field, f"{path}.element")
         arrays, offset = (pa.ListArray, pa.int32()) if pa.types.is_list(kind) else (pa.LargeListArray, pa.int64())
+        no_elements = build_elements([])
 
         def build(items: Sequence[Any]) -> pa.Array:
             lists = list(map(of, items))
+            if not any(lists):  # as most spans have neither events nor links
+                offsets = pa.repeat(pa.scalar(0, offset), len(lists) + 1)
+                return arrays.from_arrays(offsets, no_elements, type=kind)
             offsets = pa.array(list(accumulate(map(len, lists), initial=0)), offset)
             return arrays.from_arrays(offsets, build_elements(list(chain.from_iterable(lists))), type=kind)
 

@@ -59,6 +59,26 @@ def decode_line(line: bytes) -> SpanRecord:
     return record
 
 
+def decode_lines(block: bytes) -> list[SpanRecord] | None:
+    """Return the records of whole lines, or None if there may be one among them that only `decode_line` can judge.
+
+    Takes half the time of `decode_line` for each.
+    """
+    if values.may_hold_tags(block):
+        return None
+    try:
+        records = _DECODER.decode_lines(block)
+        for record in records:
+            if record.links:
+                _check_hex(record)
+    except _UNREADABLE:
+        return None
+    # The decoder takes any space between two records, or none, for the end of a line.
+    is_one_a_line = len(records) == block.count(b"\n") == block.count(b"}\n{") + 1
+    ids = "".join([record.trace_id + record.span_id + (record.parent_span_id or "") for record in records])
+    return records if is_one_a_line and _is_hex(ids) else None
+
+
 def degraded(record: SpanRecord) -> SpanRecord:
     """Return a copy in which every value is plain; its `tracelake.degraded` attribute lists what had to change."""
     notes: list[str] = []

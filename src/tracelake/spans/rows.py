@@ -13,6 +13,8 @@ from tracelake.spans.record import Attributes, Resource, Scope, SpanEvent, SpanL
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tracelake.spans.columns import Build
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _KINDS = {name: number for number, name in enumerate(tables.SPAN_KINDS)}
@@ -32,13 +34,9 @@ def to_arrow(records: Sequence[SpanRecord], schema: pa.Schema) -> pa.RecordBatch
         LineError, ValueError, TypeError, OverflowError, IndexError, RecursionError: a record has a value that no column
             holds; `convert` finds it.
     """
-    import pyarrow as pa
+    from tracelake.spans.columns import compiled
 
-    from tracelake.spans.columns import Records, compiled
-
-    builds = compiled(schema)
-    rows = Records(records)
-    return pa.RecordBatch.from_arrays([build(rows) for build in builds], schema=schema)
+    return _built(records, schema, compiled(schema))
 
 
 def convert(records: Sequence[SpanRecord], schema: pa.Schema) -> tuple[pa.RecordBatch, list[tuple[int, str]]]:
@@ -52,10 +50,10 @@ def convert(records: Sequence[SpanRecord], schema: pa.Schema) -> tuple[pa.Record
     """
     from tracelake.spans.columns import compiled
 
-    compiled(schema)
+    builds = compiled(schema)
     refused: list[tuple[int, str]] = []
     try:
-        return to_arrow(records, schema), refused
+        return _built(records, schema, builds), refused
     except Exception:  # noqa: BLE001 - the table has been checked, so it is a record; _sound finds which, and why
         return to_arrow(_sound(records, 0, schema, refused), schema), refused
 
@@ -80,6 +78,15 @@ def from_arrow(rows: pa.RecordBatch | pa.Table) -> list[SpanRecord]:
     wanted = [name for name in names if name in _COLUMNS_READ]
     cells = zip(*(rows.column(name).to_pylist() for name in wanted), strict=True)
     return [_record(dict(zip(wanted, row, strict=True))) for row in cells]
+
+
+def _built(records: Sequence[SpanRecord], schema: pa.Schema, builds: Sequence[Build]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    from tracelake.spans.columns import Records
+
+    rows = Records(records)
+    return pa.RecordBatch.from_arrays([build(rows) for build in builds], schema=schema)
 
 
 def _sound(

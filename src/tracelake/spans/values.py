@@ -31,6 +31,7 @@ _MAX_CONTAINERS = 1_000_000
 _INT64_MIN, _INT64_END = -(2**63), 2**63
 _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _TAG_MARK = b'{"$'
+_encode = msgspec.json.Encoder().encode
 
 
 def simple(values: Iterable[Any], depth: int = 1) -> bool:
@@ -145,13 +146,13 @@ def json_text(value: Any) -> str:
     Source: https://protobuf.dev/programming-guides/json/
     """
     kind = type(value)
+    if kind is float:
+        return _encode(value).decode() if value - value == 0.0 else _non_finite_name(value)
     if kind is str:
         return str(value)
-    if kind is float and value - value != 0.0:
-        return _non_finite_name(value)
     if kind is bytes:
         return b64encode(value).decode()
-    return msgspec.json.encode(_jsonable(value)).decode()
+    return _encode(_jsonable(value)).decode()
 
 
 def _jsonable(value: Any) -> Any:

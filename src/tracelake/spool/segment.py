@@ -77,6 +77,25 @@ class Segment:
                 position += len(block)
         return start
 
+    def blocks(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, some whole lines) from `start` to `end`: a MiB or so, or more if a line is longer.
+
+        A torn last line is a block of its own.
+        """
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(start)
+            offset = start
+            rest = b""
+            while piece := file.read(min(max(_READ_BYTES, len(rest)), end - offset - len(rest))):
+                block = rest + piece if rest else piece
+                whole = block.rfind(b"\n") + 1
+                if whole:
+                    yield offset, block[:whole]
+                    offset += whole
+                rest = block[whole:]
+            if rest:
+                yield offset, rest
+
     def lines(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, line) from `start` to `end`, newlines included; a torn last line has none."""
         with open(self.path, "rb", buffering=_READ_BYTES) as file:
