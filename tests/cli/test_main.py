@@ -15,7 +15,10 @@ from tests.spans.samples import TRACE_ID, span
 from tracelake.cli import build_parser
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-COMMANDS = ("create-table", "demo", "doctor", "redirect", "ship", "show", "sql", "status", "workspace")
+COMMANDS = (
+    *("create-table", "demo", "doctor", "optimize", "redirect", "retention", "ship", "show", "sql", "status"),
+    *("vacuum", "workspace"),
+)
 
 
 def test_the_commands_are_the_ones_tested_here() -> None:

@@ -18,7 +18,8 @@ from deltalake import DeltaTable, Schema
 
 from tests.numbered import numbers
 from tracelake import DeliveryError, PermanentDeliveryError, SettingError, TransientDeliveryError
-from tracelake.destinations.delta import DeltaDestination, DeltaSink, translate
+from tracelake.destinations.delta import DeltaDestination, DeltaSink
+from tracelake.destinations.delta_errors import translate
 from tracelake.spans import tables
 
 from .contract import APP, SinkContract, batch, spans
@@ -111,10 +112,12 @@ def test_written_file_is_compressed_and_can_be_skipped(table: Table) -> None:
     group = pq.ParquetFile(Path(table.path) / add["path"]).metadata.row_group(0)
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     assert {column.compression for column in columns.values()} == {"ZSTD"}
-    assert _has_bloom_filter((Path(table.path) / add["path"]).read_bytes())
+    with_statistics = {name for name, column in columns.items() if column.is_stats_set}
+    assert with_statistics == {"trace_id", "name", "start_time_unix_nano", "end_time_unix_nano"}
+    assert has_bloom_filter((Path(table.path) / add["path"]).read_bytes())
 
 
-def _has_bloom_filter(data: bytes) -> bool:
+def has_bloom_filter(data: bytes) -> bool:
     """Say whether a bloom filter's header is there: of 32-byte blocks, hashed by xxHash, uncompressed.
 
     https://github.com/apache/parquet-format/blob/apache-parquet-format-2.10.0/src/main/thrift/parquet.thrift#L737

@@ -15,7 +15,10 @@ import pytest
 from deltalake import DeltaTable
 
 from tests.lake import Lake, wait_until
+from tests.numbered import START_NS
 from tracelake import DeliveryError, PermanentDeliveryError
+from tracelake.destinations.delta import DeltaSink
+from tracelake.destinations.maintenance import optimize, remove_older, vacuum
 from tracelake.destinations.targets import parse_target
 from tracelake.spool.ledger import Delivery, read_delivery
 
@@ -218,3 +221,18 @@ def test_two_shippers_lose_nothing(lake: Lake, tmp_path: Path) -> None:
         other.close()
     rows = lake.rows(target("shared"))
     assert len({row["span_id"] for row in rows}) == len(rows) == 120
+
+
+@pytest.mark.usefixtures("store")
+def test_table_in_a_store_is_maintained() -> None:
+    """Small files become one, old spans go, and files that are too young to delete are found and stay."""
+    location = target("maintained")
+    sink = DeltaSink(location, version=1, create=True)
+    for number in range(1, 6):
+        sink.write(batch(number, spans(number)))
+    assert optimize(sink).after.files == 1
+    assert remove_older(sink, START_NS).rows_removed == 0
+    assert Table(location).numbers() == [1, 2, 3, 4, 5]
+    assert remove_older(sink, START_NS + 1, dry_run=True).rows_removed == 5
+    assert vacuum(sink).files_deleted == 0
+    assert remove_older(sink, START_NS + 1).after.files == 0

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tracelake import __version__
-from tracelake.cli import create_table, demo, doctor, redirect, ship, show, sql, status, workspace
+from tracelake.cli import create_table, demo, doctor, maintain, redirect, ship, show, sql, status, workspace
 from tracelake.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, say
 from tracelake.errors import TracelakeError
 
 _DESCRIPTION = """\
 Distributed traces in one Delta table: try it, check it, look at traces, deliver what
-waits, make a table, serve a mocked Databricks workspace to test with.
+waits, make a table and maintain it, serve a mocked Databricks workspace to test with.
 """
 
 _EPILOG = """\
@@ -26,7 +26,7 @@ New here? Two services, one trace, in a few seconds:
 Exit codes: 0 done, 1 could not be done, 2 the command is wrong, 130 interrupted.
 """
 
-_COMMANDS = (demo, doctor, show, sql, status, ship, redirect, create_table, workspace)
+_COMMANDS = (demo, doctor, show, sql, status, ship, redirect, create_table, maintain, workspace)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,36 +8,35 @@ https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifier
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from tracelake.destinations.ahead import ahead
 from tracelake.destinations.base import Batch, Finding, Rejection, shown_target
+from tracelake.destinations.delta_errors import Translated, need_delta
+from tracelake.destinations.delta_log import TABLE_PROPERTIES, passes_checkpoint, shorten, sync_commits
+from tracelake.destinations.maintenance import compact_small_files
+from tracelake.destinations.parquet import writer_properties
 from tracelake.errors import (
     BatchExistsError,
     ConfigurationError,
     DeliveryError,
-    MissingDependencyError,
     PermanentDeliveryError,
     SettingError,
     TargetError,
-    TransientDeliveryError,
 )
 from tracelake.redaction import one_line
 from tracelake.settings import read_settings
 from tracelake.spans import tables
-from tracelake.spool.files import sync_dir
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
-
-_log = logging.getLogger("tracelake.shipper")
 
 # Settings that tell whose access to a store is used. None is a secret, and none changes when a secret is rotated.
 _IDENTITY_VARIABLES = {
@@ -68,33 +67,14 @@ _STORE_EXAMPLES = {
     "abfss": "'abfss://container@account.dfs.core.windows.net/path/of/table'",
 }
 
-# A table whose log is read from a checkpoint at most 20 commits old opens as fast after a year as on its first day.
-_CHECKPOINT_INTERVAL = "delta.checkpointInterval"
-_TABLE_PROPERTIES = {
-    _CHECKPOINT_INTERVAL: "20",
-    "delta.logRetentionDuration": "interval 1 days",
-}
-
 # Sixteen writers at once need more than the 15 that delta-rs has: a batch that loses them all is uploaded once more.
 _COMMIT_RETRIES = 100
 
-_ROW_GROUP_ROWS = 128 * 1024
-# The bloom filter on trace_id is made for this many spool bytes a span; fewer only make it a little larger.
+# A span's bytes in the spool, for a guess at the spans of a batch: rather too many of them than too few.
 _SPAN_BYTES = 400
 
 # What delta-rs, which makes a URL of a path, reads as something else or panics at.
 _UNUSABLE = re.compile(r"%[0-9A-Fa-f]{2}|[#?\[\]\\^|]")
-
-# What delta-rs and its object stores say, in the text of one catch-all error, when trying again cannot help.
-_PERMANENT = re.compile(
-    r"access.?denied|permission.?denied|forbidden|unauthorized|not authorized|\b40[13]\b|NoSuchBucket"
-    r"|InvalidAccessKeyId|SignatureDoesNotMatch|os error 13\b|os error 30\b|read-only file system|not a directory",
-    re.IGNORECASE,
-)
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# What delta-rs says of a table that it does not know how to write, whatever else it takes that for.
-_CATALOG_MANAGED = re.compile(r"catalog-managed|catalogOwned", re.IGNORECASE)
-_UNSUPPORTED = re.compile(r"\bunsupported\b|\bis not supported\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -149,6 +129,10 @@ class DeltaDestination:
         except (DeliveryError, ConfigurationError) as error:
             return [Finding("error", str(error), code="files")]
 
+    def maintained(self) -> DeltaSink:
+        """Return what opens the table: one at a path is ours to maintain."""
+        return self.open()
+
     def open(self) -> DeltaSink:
         """Return a sink; the table itself is opened, or made, with each batch.
 
@@ -156,14 +140,7 @@ class DeltaDestination:
             MissingDependencyError: delta-rs or pyarrow is not installed.
             SettingError: the table's schema version, or whether to make it, has a value it cannot have.
         """
-        try:
-            import deltalake  # noqa: F401
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"Writing to {self.location} needs the package {error.name!r}, which is not installed here. "
-                "Run: pip install 'tracelake[delta]'"
-            ) from error
+        need_delta(self.location)
         settings, problems = read_settings()
         ours = [problem for problem in problems if problem.startswith(_SETTINGS)]
         if ours:
@@ -186,13 +163,18 @@ class DeltaSink:
         self._version = version
         self._create = create
 
+    @property
+    def location(self) -> str:
+        """The absolute path or URL that delta-rs opens."""
+        return self._location
+
     def write(self, batch: Batch) -> list[Rejection]:
         """Commit a batch in one transaction, unless the table holds it already.
 
         The table is opened anew each time: its log may have grown, and it may have been removed or replaced.
         """
         rows = _Rows(batch)
-        with _Translated(self._location, rows):
+        with Translated(self._location, rows):
             table = self.table() or self._made()
             self.version(table)
             rows.schema = self.schema(table)
@@ -217,7 +199,7 @@ class DeltaSink:
         Raises:
             DeliveryError: it cannot be made, or what is there cannot be opened.
         """
-        with _Translated(self._location):
+        with Translated(self._location):
             if self.table() is None:
                 self._made()
 
@@ -230,7 +212,7 @@ class DeltaSink:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
-        with _Translated(self._location):
+        with Translated(self._location):
             try:
                 return DeltaTable(self._location, storage_options=self._options)
             except TableNotFoundError:
@@ -263,7 +245,7 @@ class DeltaSink:
         """
         from tracelake.spans.columns import compiled
 
-        with _Translated(self._location):
+        with Translated(self._location):
             schema = tables.arrow_schema(json.loads(table.schema().to_json()))
             compiled(schema)
         return schema
@@ -293,7 +275,7 @@ class DeltaSink:
             name="spans",
             description="OpenTelemetry spans, one row each, written by tracelake",
             configuration={
-                **_TABLE_PROPERTIES,
+                **TABLE_PROPERTIES,
                 "delta.dataSkippingStatsColumns": ",".join(tables.SKIPPING_COLUMNS[self._version]),
                 **tables.version_property(self._version),
             },
@@ -312,9 +294,9 @@ class DeltaSink:
         before = table.version()
         write_deltalake(
             table,
-            pa.RecordBatchReader.from_batches(rows.schema, _chain(first, batches)),
+            pa.RecordBatchReader.from_batches(rows.schema, ahead(_chain(first, batches))),
             mode="append",
-            writer_properties=_writer_properties(batch.size),
+            writer_properties=writer_properties(batch.size // _SPAN_BYTES),
             commit_properties=CommitProperties(
                 app_transactions=[Transaction(batch.app_id, batch.number, int(time.time() * 1000))],
                 max_commit_retries=_COMMIT_RETRIES,
@@ -322,25 +304,10 @@ class DeltaSink:
             # delta-rs would read the table's files again after each commit to see whether these are due.
             post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
         )
-        if os.path.isabs(self._location):
-            _sync_commits(self._location, before, table.version())
-        self._keep_log_short(table, before)
-
-    def _keep_log_short(self, table: DeltaTable, before: int) -> None:
-        """Make a checkpoint, and let go of expired log files, when a multiple of the table's interval was passed."""
-        from deltalake.exceptions import DeltaError
-
-        interval = int(
-            table.metadata().configuration.get(_CHECKPOINT_INTERVAL, _TABLE_PROPERTIES[_CHECKPOINT_INTERVAL])
-        )
-        if table.version() // interval == before // interval:
-            return
-        try:
-            table.create_checkpoint()
-            table.cleanup_metadata()
-        except (DeltaError, OSError) as error:
-            # The batch is committed all the same; whoever passes the next multiple tries again.
-            _log.warning("%s has no new checkpoint: %s", self._location, one_line(str(error)))
+        sync_commits(self._location, before, table.version())
+        if passes_checkpoint(table, before):
+            compact_small_files(table, self._location)
+            shorten(table, self._location)
 
 
 class _Rows:
@@ -367,65 +334,6 @@ class _Rows:
         except Exception as error:
             self.error = error  # delta-rs, which reads this, keeps only its text
             raise
-
-
-class _Translated:
-    """Turns what delta-rs raises into a DeliveryError that names the table; the one place that knows its errors."""
-
-    def __init__(self, location: str, rows: _Rows | None = None) -> None:
-        self._location = location
-        self._rows = rows
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is None:
-            return
-        if self._rows is not None and self._rows.error is not None:
-            error = self._rows.error
-        translated = translate(error, self._location)
-        if translated is not None:
-            raise translated from error
-
-
-def translate(error: BaseException, location: str) -> DeliveryError | None:
-    """Return the DeliveryError for what delta-rs, pyarrow or the system raised; None for what is none of theirs."""
-    import pyarrow as pa
-    from deltalake import exceptions
-
-    if isinstance(error, DeliveryError):
-        return None if location in str(error) else type(error)(f"The table {location}: {error}")
-    text = one_line(" ".join(_COLOUR.sub("", str(error)).split())) or type(error).__name__
-    known = isinstance(error, exceptions.DeltaError)
-    if known and _CATALOG_MANAGED.search(text):
-        return PermanentDeliveryError(
-            f"The table {location} takes no writes to its files: its commits are managed by its catalog, and one "
-            "behind its back would be lost. Write to it by its name in the catalog, with TRACELAKE_TRANSPORT=otlp, or "
-            "name another table."
-        )
-    if known and _UNSUPPORTED.search(text):
-        return PermanentDeliveryError(
-            f"The table {location} cannot take spans: delta-rs does not write such tables: {text}. Update deltalake, "
-            "or name another table."
-        )
-    if isinstance(error, exceptions.CommitFailedError):
-        return TransientDeliveryError(f"A commit to {location} lost against another writer: {text}. It is tried again.")
-    if isinstance(error, (exceptions.SchemaMismatchError, exceptions.DeltaProtocolError)):
-        return PermanentDeliveryError(
-            f"The table {location} cannot take spans: {text}. Change the table, or name another."
-        )
-    # A panic of delta-rs is a BaseException of no public type.
-    if (
-        isinstance(error, (exceptions.DeltaError, pa.ArrowException, OSError, MemoryError))
-        or type(error).__name__ == "PanicException"
-    ):
-        if isinstance(error, PermissionError) or _PERMANENT.search(text):
-            return PermanentDeliveryError(
-                f"The table {location} cannot be written: {text}. Repair the access, or name another table."
-            )
-        return TransientDeliveryError(f"Writing to {location} failed: {text}. It is tried again.")
-    return None
 
 
 def _file_url_path(target: str) -> str:
@@ -459,39 +367,6 @@ def _local_path(path: str) -> str:
             "Name a directory without it."
         )
     return absolute
-
-
-def _sync_commits(location: str, first: int, last: int) -> None:
-    """Make the commits of a local table survive a power loss: delta-rs leaves them to the page cache.
-
-    The spool lets go of spans that are delivered, so they must not be less durable here than they were there.
-    """
-    log = os.path.join(location, "_delta_log")
-    directories = {location, log}
-    for version in range(first, last + 1):
-        commit = os.path.join(log, f"{version:020d}.json")
-        with open(commit, "rb") as file:
-            actions = [json.loads(line) for line in file]
-            os.fsync(file.fileno())
-        for path in (unquote(action["add"]["path"]) for action in actions if "add" in action):
-            data = os.path.join(location, path)
-            with open(data, "rb") as file:
-                os.fsync(file.fileno())
-            directories.add(os.path.dirname(data))
-    for directory in directories:
-        sync_dir(directory)
-
-
-def _writer_properties(size: int) -> Any:
-    from deltalake import BloomFilterProperties, ColumnProperties, WriterProperties
-
-    bloom = BloomFilterProperties(set_bloom_filter_enabled=True, fpp=0.01, ndv=max(64, size // _SPAN_BYTES))
-    return WriterProperties(
-        compression="ZSTD",
-        compression_level=1,
-        max_row_group_size=_ROW_GROUP_ROWS,
-        column_properties={tables.TRACE_ID: ColumnProperties(bloom_filter_properties=bloom)},
-    )
 
 
 def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

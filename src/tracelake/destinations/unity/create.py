@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tracelake.databricks.columns import type_text
 from tracelake.databricks.names import TableName, literal, quoted
+from tracelake.destinations.delta_log import AUTO_COMPACT
 from tracelake.destinations.unity.delta import delta_sink
 from tracelake.destinations.unity.transport import choose
 from tracelake.errors import ConfigurationError, RefusedError
@@ -20,8 +21,9 @@ COMMENT = "OpenTelemetry spans, one row each"
 
 # As Databricks makes tables of spans: https://docs.databricks.com/aws/en/ingestion/opentelemetry/configure
 _PROPERTIES = {"delta.checkpointPolicy": "classic", "delta.enableRowTracking": "false"}
-# Databricks turns it on for new tables by itself, and engines that write the files directly need not know it.
-_EXTERNAL_PROPERTIES = {"delta.enableDeletionVectors": "false"}
+# Databricks turns them on for new tables by itself, and engines that write the files directly need not know them; small
+# files are put together by whoever writes them.
+_EXTERNAL_PROPERTIES = {"delta.enableDeletionVectors": "false", AUTO_COMPACT: "true"}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tracelake.destinations.base import Batch, Rejection
 from tracelake.destinations.delta import DeltaSink
+from tracelake.destinations.maintenance import Elsewhere
 from tracelake.errors import BatchExistsError, DeliveryError, QueryError
 from tracelake.spans import tables
 
@@ -100,3 +101,20 @@ def open_for_reading(catalog: Catalog, table: TableInfo) -> DeltaTable:
     if found is None:
         raise QueryError(f"Nothing has been written to {table.name} yet: there is no table at {table.location}.")
     return found
+
+
+def open_for_maintenance(catalog: Catalog, table: TableInfo) -> DeltaSink | Elsewhere:
+    """Return what opens the files of a table, or who maintains them instead of us.
+
+    Raises:
+        DeliveryError: the catalog gives no access to the files.
+    """
+    if table.table_type not in ("MANAGED", "EXTERNAL"):
+        return Elsewhere(f"it is of the type {table.table_type or '(none)'} and has no files of its own")
+    if table.data_source_format != "DELTA":
+        return Elsewhere(f"its format is {table.data_source_format or '(none)'}, and whoever provides it maintains it")
+    if table.table_type == "MANAGED" or table.catalog_managed:
+        kind = "is managed" if table.table_type == "MANAGED" else "has catalog-managed commits"
+        keeper = "its catalog" if catalog.workspace.open_source else "Databricks (predictive optimization)"
+        return Elsewhere(f"it {kind}, and {keeper} maintains it; old spans are removed by DELETE in SQL")
+    return delta_sink(table, catalog.vend(table, write=True))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
     from tracelake.databricks.catalog import Catalog, TableInfo
+    from tracelake.destinations.delta import DeltaSink
+    from tracelake.destinations.maintenance import Elsewhere
 
 _log = logging.getLogger("tracelake.shipper")
 
@@ -105,6 +107,18 @@ class UnityCatalogDestination:
 
         catalog = Catalog(connect())
         return open_for_reading(catalog, catalog.table(self.name))
+
+    def maintained(self) -> DeltaSink | Elsewhere:
+        """Return what opens the table's files by temporary credentials, or who else maintains it.
+
+        Raises:
+            DeliveryError: there is no access to the catalog, or to the files of the table.
+        """
+        from tracelake.databricks.catalog import Catalog
+        from tracelake.destinations.unity.delta import open_for_maintenance
+
+        catalog = Catalog(connect())
+        return open_for_maintenance(catalog, catalog.table(self.name))
 
     def count_span(self, trace_id: str, span_id: str) -> int:
         """Return how often a span is in the table, as a SQL warehouse of the workspace reads it.
