@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import platform
 
-from benchmarks import committing, importing, mlflow, otlp, recording, shipping, unity_catalog, workspace
+from benchmarks import committing, importing, shipping, unity_catalog, workspace
+from benchmarks.compare import __main__ as compare
+from benchmarks.compare.harness import Options
 
 
 def main() -> None:
-    """Print a line a figure."""
+    """Write charts and tables of the comparison into docs/, then print a line a figure of the others."""
     print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
-    print("\nRecording a span of some 670 bytes with six attributes")
-    for label, figure in recording.run().items():
-        print(f"  {label:50} {figure:10.2f}")
+    compare.measure([], Options())
     for version in (1, 2):
         print(f"\nShipping {shipping.SPANS:,} spans to a Delta table of schema version {version}")
         for label, figure in shipping.run(shipping.SPANS, version).items():
@@ -24,13 +24,6 @@ def main() -> None:
     print(f"\nCommitting {committing.SPANS} spans at a time, as the table's log grows")
     for label, figure in committing.run().items():
         print(f"  {label:50} {figure:10.1f}")
-    print(f"\nSending {otlp.SPANS:,} spans to an OTLP endpoint")
-    for label, figure in otlp.run().items():
-        print(f"  {label:60} {figure:10.2f}")
-    for kind in mlflow.KINDS:
-        print(f"\nA span of MLflow, {kind}")
-        for label, figure in mlflow.run(kind).items():
-            print(f"  {label:60} {figure:10.2f}")
     for version in (1, 2):
         print(f"\nThe mocked workspace, a span table of schema version {version}")
         for label, figure in workspace.ingestion(version).items():

@@ -1,26 +1,30 @@
-"""A server that answers what MLflow's Unity Catalog exporter asks a workspace, at once, and counts what it is sent.
+"""A server that answers what MLflow's exporters ask a workspace or an MLflow server, and counts what it is sent.
 
 The mocked workspace of `tracelake.testing` commits spans to a Delta table before it answers. Beside it on one machine,
 MLflow's exporter takes a sixth to two fifths more CPU a span and discards more of a burst; that would flatter ours.
 
-`python -m benchmarks.instant_workspace` prints its address, and tells at `/counts?spans=3` how many traces of three
-spans have arrived whole.
+`python -m benchmarks.instant_workspace [MS OF DELAY]` prints its address, and tells at `/counts` how many spans have
+arrived. It answers at once but for the delay, and ends when its input does.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
-from collections import Counter
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 _TAGS = "mlflow.experiment.databricksTrace"
-_INFO = re.compile(r"/api/4\.0/mlflow/traces/[^/]+/([0-9a-f]{32})/info")
+# Of a workspace, and of an MLflow server.
+_EXPORTS = ("/api/2.0/otel/v1/traces", "/v1/traces")
+_INFO = re.compile(r"/api/4\.0/mlflow/traces/[^/]+/[0-9a-f]{32}/info|/api/3\.0/mlflow/traces")
 _LINK = re.compile(r"/api/5\.0/mlflow/experiments/(\d+)/trace-location:link")
 
 
@@ -30,25 +34,29 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self) -> None:
+    def __init__(self, delay_s: float) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._delay_s = delay_s
         self.url = f"http://127.0.0.1:{self.server_port}"
         self._exports: list[bytes] = []
-        self._infos: list[str] = []
         self._unknown: list[str] = []
         self._experiments: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         route = urlsplit(path).path
-        if (method, route) == ("POST", "/api/2.0/otel/v1/traces"):
+        if route == "/counts":
+            return 200, self._counts()
+        time.sleep(self._delay_s)
+        if method == "POST" and route in _EXPORTS:
             self._exports.append(body)
             return 200, {}
         if route == "/.well-known/databricks-config":
             return 200, {"oidc_endpoint": f"{self.url}/oidc", "workspace_id": "1"}
-        if found := _INFO.fullmatch(route):
-            self._infos.append(found[1])
+        if _INFO.fullmatch(route):
             return 200, json.loads(body)
+        if route == "/version":
+            return 200, version("mlflow")
         if route.startswith("/api/2.0/mlflow/experiments/"):
             return self._experiment(route.rpartition("/")[2], parse_qs(urlsplit(path).query), body)
         if route == "/api/5.0/mlflow/tracing/locations":
@@ -62,8 +70,6 @@ class _Server(ThreadingHTTPServer):
                 {"key": f"{_TAGS}SpanStorageTable", "value": table},
             ]
             return 200, {}
-        if route == "/counts":
-            return 200, self._counts(int(parse_qs(urlsplit(path).query)["spans"][0]))
         self._unknown.append(f"{method} {path}")
         return 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": f"No {method} {path} here."}
 
@@ -80,17 +86,21 @@ class _Server(ThreadingHTTPServer):
                     return 200, {"experiment": experiment}
         return 404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"No experiment {query[key][0]}."}
 
-    def _counts(self, spans_of_a_trace: int) -> dict[str, Any]:
-        spans = {
-            (span.trace_id.hex(), span.span_id)
-            for body in self._exports
+    def _counts(self) -> dict[str, Any]:
+        return {"spans": spans_of(self._exports), "unknown": self._unknown}
+
+
+def spans_of(requests: list[bytes]) -> int:
+    """Return how many spans there are in some OTLP requests, each counted once."""
+    return len(
+        {
+            (span.trace_id, span.span_id)
+            for body in requests
             for group in ExportTraceServiceRequest.FromString(body).resource_spans
             for scope in group.scope_spans
             for span in scope.spans
         }
-        arrived = Counter(trace for trace, _ in spans)
-        whole = {trace for trace in self._infos if arrived[trace] == spans_of_a_trace}
-        return {"spans": len(spans), "whole traces": len(whole), "unknown": self._unknown}
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -101,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, _Server)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         status, answer = self.server.answer(self.command, self.path, body)
-        content = json.dumps(answer).encode()
+        content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -115,6 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    served = _Server()
+    served = _Server(float(sys.argv[1]) / 1000 if sys.argv[1:] else 0.0)
     print(served.url, flush=True)
-    served.serve_forever()
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    sys.stdin.read()

@@ -40,9 +40,10 @@ def record(spans: int) -> None:
 def ship(spans: int) -> None:
     """Deliver the spool, and print what it took."""
     from tracelake.settings import load_settings
-    from tracelake.shipper.service import Shipper
+    from tracelake.shipper.service import Shipper, own_process
     from tracelake.spool.lane import Spool
 
+    own_process()
     settings = load_settings()
     shipper = Shipper(Spool(settings.spool_dir), settings, serves=lambda *_: True)
     wall, cpu = time.perf_counter(), time.process_time()
