@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # A process for each core, and one for when others wait; the tests of a module share its servers.
 PARALLEL := -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadscope
 
-.PHONY: help demo test test-slow test-pythons test-oldest test-mlflow check bench docs clean
+.PHONY: help demo test test-slow test-pythons test-oldest test-mlflow torture check bench docs clean
 
 help:
 	@echo "make demo          run two services and show their one trace"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-pythons  run the tests on every supported Python found here"
 	@echo "make test-oldest   run the tests with the oldest supported dependencies"
 	@echo "make test-mlflow   run the tests of MLflow's spans with each of its packages"
+	@echo "make torture       rounds of random faults, for MINUTES=10, of any SEED"
 	@echo "make check         lint, format and type checks"
 	@echo "make bench         measure; docs/benchmarks.md explains the figures"
 	@echo "make docs          run every example in README and docs"
@@ -52,6 +53,9 @@ test-oldest:
 
 test-mlflow:
 	@config/test-mlflow $(PYTHON)
+
+torture: $(STAMP)
+	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
@@ -49,6 +51,23 @@ def test_ship_once_fails_with_the_reason_where_spans_are_left(place: Place) -> N
     assert result.code == 1
     assert f"{broken.name}: 0 spans delivered, 1 left" in result.out
     assert read_delivery(broken).error in result.err
+    assert rows(place) == 1
+
+
+def test_ship_once_fails_where_not_even_the_reason_can_be_noted(place: Place, small_disk: Path) -> None:
+    """A disk without a byte left: nothing is delivered, and nobody is told that all is well."""
+    full = Place(small_disk)
+    lane = full.recorded(str(place.path / "table"), [span(1)])
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            continue
+    result = full.run("ship", "--once", "--spool", full.spool.path)
+    assert result.code == 1
+    assert result.out == f"{lane.name}: 0 spans delivered, 1 left\n"
+    assert f"Is the disk of {lane.path} full?" in result.err
+    filler.unlink()
+    assert full.run("ship", "--once", "--spool", full.spool.path).code == 0
     assert rows(place) == 1
 
 

@@ -298,6 +298,35 @@ def test_full_disk_keeps_room_for_delivery(lake: Lake, small_disk: Path, new_wri
     assert numbers(lake.table) == list(range(kept))
 
 
+def test_many_writers_keep_room_for_delivery(lake: Lake, small_disk: Path, new_writer: NewWriter) -> None:
+    """Also when all of them write within a second, and start segments more often than they look at the disk."""
+    spool = Spool(str(small_disk / "spool"))
+    spool.create()
+    lane = spool.lane(lake.table, {})
+    lane.create(lake.table, {})
+    writers = [
+        new_writer(lane, clock=Clock(), max_bytes=10**9, segment_max_bytes=size) for size in [20_000] * 10 + [MIB] * 10
+    ]
+    kept = 0
+    while writers:
+        for writer in list(writers):
+            if writer.append(line(kept, "x" * 2000)):
+                kept += 1
+            else:
+                writers.remove(writer)
+                assert "bytes left" in writer.last_reason
+    LaneShipper(lane, Settings()).ship(flush=True)
+    assert numbers(lake.table) == list(range(kept))
+
+
+def test_byte_bound_holds_for_small_segments(lane: Lane, new_writer: NewWriter) -> None:
+    """A segment that is smaller than what a writer may write between two looks does not put the next look off."""
+    writer = new_writer(lane, clock=Clock(), max_bytes=MIB, segment_max_bytes=2000)
+    while writer.append(line(writer.written, "x" * 500)):
+        assert writer.written < 4000
+    assert sum(segment.size() for segment in lane.segments()) < 1.1 * MIB
+
+
 def test_disk_filled_by_others_refuses_and_tears_nothing(lake: Lake, small_disk: Path, new_writer: NewWriter) -> None:
     """No space left in the middle of a line: the line is taken back and counted, and the next ones go in later."""
     spool = Spool(str(small_disk / "spool"))

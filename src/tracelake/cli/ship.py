@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Deliver a spool."""
     own_process()
     spool = chosen_spool(arguments)
+    spool.check()
     choice = LaneChoice(spool)
     shipper = Shipper(spool, load_settings(), serves=choice)
     try:
@@ -137,10 +138,14 @@ def _say_result(lane: LaneStatus, before: LaneStatus | None) -> bool:
     set_aside = lane.quarantined - (before.quarantined if before else 0)
     if set_aside:
         say(f"{lane.name}: {set_aside:,} spans were set aside; the reason for each is in {lane.path}/quarantine")
-    failed = bool(lane.error) or lane.state == "damaged"
-    if failed:
+    if lane.error or lane.state == "damaged":
         say(" ".join(filter(None, (f"{lane.name}:", lane.error, *lane.damage, remedy(lane)))))
-    return failed
+        return True
+    waited = before.pending_spans if before else 0
+    if waited and lane.pending_spans and not (delivered or set_aside or lane.newer_segments):
+        say(f"{lane.name}: nothing was delivered, and the reason could not be noted. Is the disk of {lane.path} full?")
+        return True
+    return False
 
 
 def _text(identity: Mapping[str, str]) -> str:

@@ -21,6 +21,8 @@ _write = os.write  # once looked up, not twice a span
 
 # Left free on the disk, and a sixteenth of a small one: a shipper that cannot write its notes cannot empty the spool.
 _DISK_RESERVE_BYTES = 16 * 2**20
+# A writer takes this share of what is free before it looks again: there may be as many of them.
+_DISK_SHARES = 64
 # After a refusal the disk is not asked again for this long: a full one must not slow the app down.
 _REFUSE_S = 0.1
 
@@ -51,7 +53,7 @@ class LaneWriter:
         self._prepare = prepare
         self._max_bytes = max_bytes
         self._segment_max_bytes = min(segment_max_bytes, max(1, max_bytes // 4))
-        self._check_bytes = min(_CHECK_BYTES, max(1, max_bytes // 16))
+        self._longest_check_bytes = min(_CHECK_BYTES, max(1, max_bytes // 16))
         self._clock = clock
         self._start()
 
@@ -69,6 +71,7 @@ class LaneWriter:
         self._size = 0
         self._room = 0
         self._checked_size = 0
+        self._check_bytes = self._longest_check_bytes
         self._next_check_s = 0.0
         self._refuse_until_s = 0.0
         self._next_note_s = 0.0
@@ -149,7 +152,8 @@ class LaneWriter:
             descriptor, path = open_segment(self.lane.segments_dir, self.name, self._sequence)
             # Assigned in one step: a signal handler that appends right here finds the old segment or the new one.
             previous, self._descriptor, self._path = self._descriptor, descriptor, path
-            self._size = self._checked_size = 0
+            # What was written since the last look counts on.
+            self._checked_size, self._size = self._checked_size - self._size, 0
             if previous >= 0:
                 os.close(previous)
         if self.refused or self.lost:
@@ -171,10 +175,12 @@ class LaneWriter:
             disk = os.statvfs(self.lane.segments_dir)
         except (FileNotFoundError, NotADirectoryError):
             return  # not made yet
+        if not disk.f_blocks:
+            return  # file systems without a size of their own say 0
         free = disk.f_bavail * disk.f_frsize
-        # File systems without a size of their own say 0.
-        if disk.f_blocks and free < min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 16):
+        if free < min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 16):
             raise _LaneFullError(f"the disk of the spool has {free} bytes left, which delivery itself needs")
+        self._check_bytes = min(self._longest_check_bytes, free // _DISK_SHARES)
 
     def _look_for_losses(self) -> None:
         if self._descriptor < 0 or is_at(self._descriptor, self._path):
