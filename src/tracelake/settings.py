@@ -39,7 +39,10 @@ def _bytes(value: str) -> int:
 
 
 def _seconds(value: str) -> float:
-    seconds = float(value)
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise ValueError("not a number") from None  # Python's own text repeats all of the value
     if not 0 <= seconds <= 86_400:
         raise ValueError("not between 0 and 86400 seconds")
     return seconds
@@ -172,6 +175,13 @@ class Settings:
         (),
         "targets, by comma",
         "Destinations of callers that this service may record to, for the requests they make.",
+    )
+    redact: tuple[str, ...] = _setting(
+        "TRACELAKE_REDACT",
+        _list,
+        (),
+        "patterns, by comma",
+        "Attributes whose values are masked before they are recorded, such as `*.password`: `docs/security.md`.",
     )
 
 

@@ -332,6 +332,29 @@ def test_exit_says_what_is_left(lake: Lake, mode: str) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
+MIDDLE = """
+import os, sys, time
+import tracelake
+from tracelake.recorder.recorder import current_recorder
+
+for _ in range(20_000):
+    with tracelake.start_span("span", attributes={"text": "x" * 200}):
+        pass
+lane = current_recorder().default_route().writers[0].lane
+while not os.path.exists(lane.in_flight_path):
+    time.sleep(0.001)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("pause_s", ["0.01", "0.03", "0.1"])
+def test_exit_in_the_middle_of_a_batch_is_no_crash(lake: Lake, pause_s: str) -> None:
+    """The thread that delivers has ended when the interpreter goes, also if the program does not wait for its spans."""
+    settings = {"TRACELAKE_SHIPPER": "thread", "TRACELAKE_EXIT_TIMEOUT": "0", "TRACELAKE_BATCH_MAX_AGE": "60"}
+    lake.run(MIDDLE, pause_s, **settings, TRACELAKE_BATCH_MAX_BYTES="2MB")
+    assert list(Path(lake.spool.lanes_dir).glob("*/in-flight.json")) == []
+
+
 @pytest.mark.parametrize(
     "variable",
     [

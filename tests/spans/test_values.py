@@ -170,7 +170,7 @@ def test_value_that_shares_its_parts_stops_unfolding() -> None:
     notes: list[str] = []
     values.degrade(shared, "v", notes)
     assert len(notes) == 1
-    assert "more than 1,000,000 lists and dicts, the others left out" in notes[0]
+    assert "unfolds to more than 268,435,456 bytes, what follows is left out" in notes[0]
 
 
 @pytest.mark.parametrize(

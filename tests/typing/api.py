@@ -70,13 +70,16 @@ sink: tracelake.Sink = parse("nowhere://here").open()
 assert_type(tracelake.set_destination("./traces"), tuple[tracelake.Destination, ...])
 tracelake.set_destination(pathlib.Path("traces"), service_name="shop")
 tracelake.set_destination(["./traces", pathlib.Path("copy"), Nowhere("here")])
-tracelake.set_destination(None)
+tracelake.set_destination("./traces", redact=["*.password", "db.query.text"])
+tracelake.set_destination("./traces", redact=lambda key, value: None if key == "user.id" else value)
+tracelake.set_destination(None, redact=())
 
 with tracelake.destination(Nowhere("there")) as destinations:
     assert_type(destinations, tuple[tracelake.Destination, ...])
     targets: list[str] = [destination.target for destination in destinations]
 
 tracelake.set_destination(42)  # type: ignore[arg-type]
+tracelake.set_destination("./traces", redact=42)  # type: ignore[arg-type]
 
 # Spans
 
@@ -198,6 +201,7 @@ application = tracelake.WsgiTracingMiddleware(wsgi)
 
 provider = TracerProvider()
 recorder = tracelake.SpanRecorder()
+tracelake.SpanRecorder(redact="*.password")
 provider.add_span_processor(recorder)
 assert_type(recorder.force_flush(timeout_millis=1000), bool)
 

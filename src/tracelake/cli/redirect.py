@@ -42,6 +42,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Redirect a lane."""
     spool = chosen_spool(arguments)
+    spool.check()
     lane = _find(spool, arguments.lane)
     redirect(spool, lane, arguments.target)
     status = read_lane_status(spool, lane)

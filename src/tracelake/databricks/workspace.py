@@ -11,6 +11,7 @@ import configparser
 import logging
 import os
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from tracelake.errors import (
     SettingError,
     TransientDeliveryError,
 )
-from tracelake.redaction import one_line
+from tracelake.redaction import hide_access, one_line
 from tracelake.settings import read_settings
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Workspace:
     def _translated(self, error: Any) -> DeliveryError:
         from databricks.sdk import errors
 
-        reason = _plain(str(error)) or type(error).__name__
+        reason = self._shown(str(error)) or type(error).__name__
         for kind, status in (
             (errors.Unauthenticated, 401),
             (errors.PermissionDenied, 403),
@@ -206,6 +207,12 @@ class Workspace:
                 return self.refusal(status, str(error.error_code or ""), reason)
         after_s = getattr(error, "retry_after_secs", None) or 0
         return TransientDeliveryError(f"{self.url} fails: {reason}. It is tried again.", retry_after_s=float(after_s))
+
+    def _shown(self, text: str) -> str:
+        """Return a text of the workspace's as an error may show it: it may repeat the access that it was sent."""
+        with suppress(Exception), _unlogged():  # whoever has no access has sent none
+            text = hide_access(text, self._config.authenticate().get("Authorization", ""))
+        return _plain(text)
 
 
 def connect() -> Workspace:
@@ -275,11 +282,16 @@ def identity() -> Mapping[str, str]:
     return found
 
 
-def unreached(url: str, error: BaseException) -> TransientDeliveryError:
+def unreached(url: str, error: BaseException) -> DeliveryError:
     """Return that a server is not reached, by what its system said last."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     text = _plain(str(error)) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return PermanentDeliveryError(
+            f"The certificate of {url} is not trusted: {text}. Set REQUESTS_CA_BUNDLE to the certificate of its "
+            "authority."
+        )
     return TransientDeliveryError(f"{url} is not reached: {text}. It is tried again; see whether the URL is right.")
 
 
@@ -300,6 +312,7 @@ def _reach(url: str) -> None:
 
     Raises:
         TransientDeliveryError: it does not.
+        PermanentDeliveryError: its certificate is not trusted.
     """
     import requests
 

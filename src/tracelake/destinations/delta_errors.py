@@ -14,6 +14,7 @@ _PERMANENT = re.compile(
     r"|InvalidAccessKeyId|SignatureDoesNotMatch|os error 13\b|os error 30\b|read-only file system|not a directory",
     re.IGNORECASE,
 )
+_CERTIFICATE = re.compile(r"invalid peer certificate", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What delta-rs says of a table that it does not know how to write, whatever else it takes that for.
 _CATALOG_MANAGED = re.compile(r"catalog-managed|catalogOwned", re.IGNORECASE)
@@ -93,6 +94,11 @@ def translate(error: BaseException, location: str) -> DeliveryError | None:
         isinstance(error, (exceptions.DeltaError, pa.ArrowException, OSError, MemoryError))
         or type(error).__name__ == "PanicException"
     ):
+        if _CERTIFICATE.search(text):
+            return PermanentDeliveryError(
+                f"The certificate of the store of {location} is not trusted: {text}. Set SSL_CERT_FILE to the "
+                "certificate of its authority."
+            )
         if isinstance(error, PermissionError) or _PERMANENT.search(text):
             return PermanentDeliveryError(
                 f"The table {location} cannot be written: {text}. Repair the access, or name another table."

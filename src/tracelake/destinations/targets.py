@@ -60,7 +60,7 @@ def parse_target(target: str) -> Destination:
     scheme = _scheme(text)
     parse = _parser(scheme)
     if parse is None:
-        kind = _KINDS.get(scheme, f"something with the scheme {scheme!r}")
+        kind = _KINDS.get(scheme, f"something with the scheme {one_line(scheme, 50)!r}")
         raise TargetError(
             f"The target {shown_target(text)} names {kind}, and no destination of that kind is installed "
             f"(there are: {', '.join(registered_schemes())}). {_examples()}"

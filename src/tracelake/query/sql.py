@@ -14,6 +14,7 @@ from tracelake.destinations.base import Destination
 from tracelake.errors import MissingDependencyError, QueryError
 from tracelake.query import duck
 from tracelake.query.table import open_table, reading
+from tracelake.query.text import clean
 from tracelake.redaction import redact
 from tracelake.spans import tables, variant
 
@@ -49,9 +50,10 @@ def sql(query: str, destination: Destination) -> pa.Table:
             duck.create_view(connection, _VIEW, table)
             return duck.to_arrow(connection.sql(statement))
         except duckdb.Error as error:
+            # It points at a place in the query, so its lines stay.
+            reason = "\n".join(clean(line) for line in redact(str(error)).strip().splitlines())
             raise QueryError(
-                f"DuckDB refuses the query: {redact(str(error)).strip()}\n"
-                f'See the columns with: tracelake sql "DESCRIBE {_VIEW}"'
+                f'DuckDB refuses the query: {reason}\nSee the columns with: tracelake sql "DESCRIBE {_VIEW}"'
             ) from error
 
 

@@ -34,6 +34,7 @@ _TIME_COLUMNS = 20
 # chain of a hundred thousand spans does not make lines of as many columns.
 _MAX_INDENTS = 8
 _MIN_WIDTH = 50
+_MAX_LABEL = 1_000
 _KIND_PREFIX = "SPAN_KIND_"
 _STATUS_ERROR = 2
 
@@ -114,7 +115,7 @@ class _Tree:
     def _tops(self) -> list[_Node]:
         nodes = [(span.start_time_unix_nano, _Node(span, "", None, "", "", 0)) for span in self.trace.roots]
         for parent, spans in self.trace.orphans.items():
-            note = _Node(None, f"(parent {clean(parent)} not in this table)", None, "", "", 0)
+            note = _Node(None, f"(parent {_label(parent)} not in this table)", None, "", "", 0)
             nodes.append((spans[0].start_time_unix_nano, note))
             nodes += [
                 (spans[0].start_time_unix_nano, self._child(span, None, "", index == len(spans) - 1, 1))
@@ -149,7 +150,7 @@ class _Tree:
 
     def _span(self, span: SpanRecord, node: _Node, *, has_children: bool) -> Iterator[str]:
         start = span.start_time_unix_nano
-        title: list[tuple[_Paint, str]] = [(self._bold, clean(span.name) or "(no name)"), (self._plain, _labels(span))]
+        title: list[tuple[_Paint, str]] = [(self._bold, _label(span.name) or "(no name)"), (self._plain, _labels(span))]
         if node.depth > _MAX_INDENTS:
             title.insert(0, (self._dim, f"(level {node.depth}) "))
         yield self._row(
@@ -196,6 +197,11 @@ class _Tree:
         return f"\x1b[{code}m{text}\x1b[0m" if self.style.colour and text else text
 
 
+def _label(text: str) -> str:
+    # It may be huge, and lines are cut to the width of the terminal anyway.
+    return clean(text if len(text) <= _MAX_LABEL else text[:_MAX_LABEL] + "...")
+
+
 def _labels(span: SpanRecord) -> str:
     kind = tables.SPAN_KINDS[span.kind].removeprefix(_KIND_PREFIX)
     span_type = span.attributes.get(SPAN_TYPE)
@@ -204,7 +210,7 @@ def _labels(span: SpanRecord) -> str:
         kind if kind not in {"INTERNAL", "UNSPECIFIED"} else "",
         service_name(span),
     ]
-    shown = ", ".join(clean(label) for label in labels if label)
+    shown = ", ".join(_label(label) for label in labels if label)
     return f" ({shown})" if shown else ""
 
 

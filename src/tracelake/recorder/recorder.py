@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from tracelake.destinations.base import Destination, is_confined
 from tracelake.destinations.resolve import EXPERIMENT_ID, read_environment, resolve_environment
 from tracelake.errors import LedgerError, TargetError, TracelakeError
+from tracelake.recorder.redact import Redact, Redactor, masked, steps
 from tracelake.recorder.report import FlushReport
 from tracelake.redaction import one_line
 from tracelake.settings import Settings, read_settings
@@ -33,6 +34,8 @@ _log = logging.getLogger("tracelake")
 _WATCH_S = 5.0
 _LONGEST_WATCH_S = 300.0
 _POLL_S = 0.02
+# What a program that ends waits for the batch that its own thread has under way, however short its timeout.
+_LAST_BATCH_S = 30.0
 # A refusal is logged at most this often, with the total.
 _COMPLAIN_S = 60.0
 # Segments held open at a time: a service with a destination for each of a thousand tenants must not run out of files.
@@ -62,6 +65,8 @@ class Recorder:
     def __init__(self, settings: Settings, spool: Spool) -> None:
         self.settings = settings
         self.spool = spool
+        self._redactor: Redactor | None = None
+        self.use_redaction(())
         self._lock = threading.RLock()
         self._routes: dict[tuple[Destination, ...], Route] = {}
         self._writers: dict[str, tuple[LaneWriter, dict[str, str] | None]] = {}
@@ -77,6 +82,17 @@ class Recorder:
         self._exit_deadline_s = 0.0
         self._written_at_exit = -1
         self._report_at_exit: FlushReport | None = None
+
+    def use_redaction(self, redact: str | Iterable[str] | Redact) -> None:
+        """Mask what patterns name, or have a callable do so, in every span of this process from now on.
+
+        What TRACELAKE_REDACT names is masked in any case, first.
+
+        Raises:
+            ConfigurationError: `redact` is neither patterns nor a callable. Nothing changed.
+        """
+        both = [*steps(self.settings.redact), *steps(redact)]
+        self._redactor = Redactor(both) if both else None
 
     def set_default(self, destinations: tuple[Destination, ...] | None) -> None:
         """Send spans that name no destination of their own there; None: where the environment says."""
@@ -117,6 +133,8 @@ class Recorder:
 
     def record(self, record: SpanRecord, writers: Iterable[LaneWriter]) -> None:
         """Append a span to lanes. When this returns, the span is in the spool, or counted as dropped."""
+        if self._redactor is not None:
+            record = self._redacted(self._redactor, record)
         line = encode_line(record)
         for writer in writers:
             if not writer.append(line):
@@ -193,7 +211,8 @@ class Recorder:
             self._exit_deadline_s = time.monotonic() + self.settings.exit_timeout_s
         report = self.flush(max(0.0, self._exit_deadline_s - time.monotonic()))
         if self._thread is not None:
-            self._thread.stop(max(0.0, self._exit_deadline_s - time.monotonic()))
+            # Past the deadline, too: a thread that is in the middle of delta-rs when the interpreter goes crashes it.
+            self._thread.stop(max(_LAST_BATCH_S, self._exit_deadline_s - time.monotonic()))
         if (report.pending or report.dropped) and report != self._report_at_exit:
             self._report_at_exit = report
             later = "" if self.settings.shipper == "process" else " Run `tracelake ship` to deliver what is pending."
@@ -213,6 +232,14 @@ class Recorder:
         if self._thread is not None:
             self._thread.after_fork_in_child()
             self._thread = None
+
+    def _redacted(self, redactor: Redactor, record: SpanRecord) -> SpanRecord:
+        try:
+            return redactor(record)
+        except Exception as error:  # noqa: BLE001 - the app's own code; what it did not see to must not get to the disk
+            why = f"redact raised {type(error).__qualname__}"  # its message may hold the very value
+            self.say("A span has all its values masked: %s.", why)
+            return masked(record, why)
 
     def _resolve(self, environ: Mapping[str, str]) -> Route:
         try:

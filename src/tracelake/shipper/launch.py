@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from tracelake.settings import Settings
-from tracelake.spool.files import no_fork, open_locked
+from tracelake.spool.files import no_fork, open_locked, open_own
 from tracelake.spool.lane import Spool, identity_digest
 
 if TYPE_CHECKING:
@@ -178,11 +178,11 @@ class ShipperThread:
 
 def _open_log(path: str) -> int:
     try:
-        if os.stat(path).st_size > _MAX_LOG_BYTES:
+        if os.stat(path, follow_symlinks=False).st_size > _MAX_LOG_BYTES:
             os.replace(path, path + ".1")
     except FileNotFoundError:
         pass
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    return open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
 def _environment() -> dict[str, str]:

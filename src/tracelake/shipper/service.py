@@ -130,7 +130,12 @@ class Shipper:
                 os.close(self._locks.pop(digest))
 
     def _find(self) -> list[LaneShipper]:
-        found = []
+        found: list[LaneShipper] = []
+        try:
+            self._spool.check()
+        except SpoolError as error:
+            self._warn("", error)
+            return found
         for lane in self._spool.lanes():
             if lane.name not in self._lanes:
                 digest = self._owned(lane)
@@ -151,7 +156,7 @@ class Shipper:
                 try:
                     descriptor = open_locked(self._spool.lock_path(identity))
                 except (OSError, SpoolError) as error:
-                    self._warn(lane, error)
+                    self._warn(lane.name, error)
                     return None
                 if descriptor is None:
                     return None
@@ -167,15 +172,16 @@ class Shipper:
             if self._identities.get(lane.name, (None,))[0] != stamp:
                 self._identities[lane.name] = stamp, lane.note().identity
         except (LedgerError, OSError) as error:
-            self._warn(lane, error)
+            self._warn(lane.name, error)
             return None
         identity = self._identities[lane.name][1]
         return identity if self._serves(lane, identity) else None
 
-    def _warn(self, lane: Lane, error: Exception) -> None:
-        if self._unreadable.get(lane.name) != str(error):
-            self._unreadable[lane.name] = str(error)
-            _log.warning("lane %s is left alone: %s", lane.name, error)
+    def _warn(self, lane: str, error: Exception) -> None:
+        """Say once why a lane, or with no name the whole spool, is left alone."""
+        if self._unreadable.get(lane) != str(error):
+            self._unreadable[lane] = str(error)
+            _log.warning("%s is left alone: %s", f"lane {lane}" if lane else "the spool", error)
 
 
 class _Workers:

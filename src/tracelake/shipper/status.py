@@ -9,6 +9,7 @@ from typing import Literal
 
 from tracelake.errors import LedgerError, LineError, SpoolError
 from tracelake.spans.line import decode_line
+from tracelake.spool.files import open_file
 from tracelake.spool.lane import Lane, Spool, identity_digest
 from tracelake.spool.ledger import Delivery, Ledger, read_in_flight, read_ledger, read_refusals
 from tracelake.spool.notes import read_note
@@ -167,7 +168,7 @@ class _Pending:
 
     def add(self, segment: Segment, offset: int) -> None:
         try:
-            with open(segment.path, "rb") as file:
+            with open_file(segment.path) as file:
                 file.seek(offset)
                 first = file.readline()
                 if not first:

@@ -15,8 +15,8 @@ from tracelake.spans import values
 from tracelake.spans.record import Attributes, Resource, Scope, SpanEvent, SpanLink, SpanRecord
 from tracelake.spans.values import has_text_keys, simple
 
-# What a hostile or endless value may add to its span in notes.
-_MAX_NOTES = 100
+# The JSON of a resource or scope that is longer is not kept: a thousand of them would take the memory of all else.
+MAX_SHARED_BYTES = 2**14
 
 _HEX_DIGITS = b"0123456789abcdef"
 _encode = msgspec.json.Encoder().encode
@@ -81,7 +81,7 @@ def decode_lines(block: bytes) -> list[SpanRecord] | None:
 
 def degraded(record: SpanRecord) -> SpanRecord:
     """Return a copy in which every value is plain; its `tracelake.degraded` attribute lists what had to change."""
-    notes: list[str] = []
+    notes = values.Notes()
     attributes = values.degrade_attributes(record.attributes, "attributes", notes)
     events = [
         msgspec.structs.replace(
@@ -109,7 +109,7 @@ def degraded(record: SpanRecord) -> SpanRecord:
 
 def pack(part: Resource | Scope) -> msgspec.Raw:
     """Return the JSON of a resource or scope as a record holds it; degraded as in `encode_line`."""
-    notes: list[str] = []
+    notes = values.Notes()
     attributes = values.degrade_attributes(part.attributes, "attributes", notes)
     texts = {
         field: values.clean_text(text, field, notes)
@@ -136,7 +136,8 @@ def resource_of(record: SpanRecord) -> Resource:
     Raises:
         LineError: its JSON is not that of a resource.
     """
-    return _parse_resource(bytes(record.resource))
+    text = bytes(record.resource)
+    return _cached_resource(text) if len(text) <= MAX_SHARED_BYTES else _parse(text, Resource)
 
 
 def scope_of(record: SpanRecord) -> Scope:
@@ -145,21 +146,18 @@ def scope_of(record: SpanRecord) -> Scope:
     Raises:
         LineError: its JSON is not that of a scope.
     """
-    return _parse_scope(bytes(record.scope))
+    text = bytes(record.scope)
+    return _cached_scope(text) if len(text) <= MAX_SHARED_BYTES else _parse(text, Scope)
 
 
 def _is_simple(part: SpanEvent | SpanLink) -> bool:
     return simple(part.attributes.values()) and has_text_keys(part.attributes)
 
 
-def _add_notes(attributes: Attributes, notes: list[str]) -> None:
-    if not notes:
-        return
-    earlier = attributes.get(values.DEGRADED_KEY)
-    listed = (earlier if isinstance(earlier, list) else []) + notes
-    if len(listed) > _MAX_NOTES:
-        listed[_MAX_NOTES:] = [f"and {len(listed) - _MAX_NOTES} more"]
-    attributes[values.DEGRADED_KEY] = listed
+def _add_notes(attributes: Attributes, notes: values.Notes) -> None:
+    if notes:
+        earlier = attributes.get(values.DEGRADED_KEY)
+        attributes[values.DEGRADED_KEY] = [*(earlier if isinstance(earlier, list) else ()), *notes.texts()]
 
 
 def _check_hex(record: SpanRecord) -> None:
@@ -198,12 +196,12 @@ def _untag(record: SpanRecord) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _parse_resource(text: bytes) -> Resource:
+def _cached_resource(text: bytes) -> Resource:
     return _parse(text, Resource)
 
 
 @lru_cache(maxsize=1024)
-def _parse_scope(text: bytes) -> Scope:
+def _cached_scope(text: bytes) -> Scope:
     return _parse(text, Scope)
 
 

@@ -42,7 +42,9 @@ def encode(record: SpanRecord) -> EncodedSpan:
         span = _span(record)
     except (ValueError, TypeError):
         span = _span(line.degraded(record))
-    resource, scope = _shared(bytes(record.resource), bytes(record.scope))
+    resource, scope = bytes(record.resource), bytes(record.scope)
+    is_short = len(resource) + len(scope) <= line.MAX_SHARED_BYTES
+    resource, scope = (_cached_shared if is_short else _shared)(resource, scope)
     return EncodedSpan(resource, scope, _field(b"\x12", span))
 
 
@@ -127,11 +129,13 @@ def _count(tag: bytes, value: int) -> bytes:
     return tag + _number(value) if value else b""
 
 
-@lru_cache(maxsize=1024)
 def _shared(resource: bytes, scope: bytes) -> tuple[bytes, bytes]:
     """Return all of ResourceSpans and all of ScopeSpans but the spans, for the JSON that records have of the two."""
     record = line.repacked(SpanRecord("", "", "", 0, 0, resource=msgspec.Raw(resource), scope=msgspec.Raw(scope)))
     return _resource(line.resource_of(record)), _scope(line.scope_of(record))
+
+
+_cached_shared = lru_cache(maxsize=1024)(_shared)
 
 
 def _resource(resource: Resource) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Set
+from itertools import islice, takewhile
 from typing import Any
 
 import msgspec
@@ -25,13 +26,37 @@ DEGRADED_KEY = "tracelake.degraded"
 # https://protobuf.dev/programming-guides/proto-limits/
 MAX_DEPTH = 30
 
-# Objects that share parts can unfold into more lists and dicts than any memory holds; from here on they are left out.
-_MAX_CONTAINERS = 1_000_000
+# Objects that share parts can unfold into more than any memory holds, and some iterate without end. What is in the
+# lists and dicts of one attribute map counts by its characters and by these sizes; what follows so much is left out.
+_MAX_SIZE = 2**28
+_ITEM_SIZE = 32
+_CONTAINER_SIZE = 256
+
+# Such a value would note much, and each note has a path made of its keys.
+_MAX_NOTES = 100
+_MAX_KEY_SHOWN = 100
 
 _INT64_MIN, _INT64_END = -(2**63), 2**63
 _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _TAG_MARK = b'{"$'
 _encode = msgspec.json.Encoder().encode
+
+
+class Notes(list[str]):
+    """The first hundred things that had to change in a span, and how many more there were."""
+
+    more = 0
+
+    def append(self, note: str) -> None:
+        """Add one, or count it."""
+        if len(self) < _MAX_NOTES:
+            super().append(note)
+        else:
+            self.more += 1
+
+    def texts(self) -> list[str]:
+        """Return them as the attribute `DEGRADED_KEY` has them."""
+        return [*self, f"and {self.more} more"] if self.more else list(self)
 
 
 def simple(values: Iterable[Any], depth: int = 1) -> bool:
@@ -79,7 +104,7 @@ def degrade(value: Any, path: str, notes: list[str]) -> Any:
     usual JSON shape without a note. Anything else becomes its `repr`, with one. Raises nothing, whatever the value's
     own code does.
     """
-    return _Degrader(notes).plain(value, path, 1)
+    return _Degrader(notes).plain(value, _shown(_key_text(path)), 1)
 
 
 def clean_text(text: str, path: str, notes: list[str]) -> str:
@@ -205,7 +230,8 @@ class _Degrader:
     def __init__(self, notes: list[str]) -> None:
         self._notes = notes
         self._open: set[int] = set()
-        self._containers = 0
+        self._room = _MAX_SIZE
+        self._is_cut = False
 
     def plain(self, value: Any, path: str, depth: int) -> Any:
         kind = type(value)
@@ -223,18 +249,23 @@ class _Degrader:
             return self._container(value, path, depth)
         except Exception:  # noqa: BLE001 - a value's own code may raise anything, and the span must still be recorded
             self._notes.append(f"{path}: {kind.__qualname__} written as its repr")
-            return clean_text(_repr(value), path, self._notes)
+            return clean_text(repr_of(value), path, self._notes)
 
     def mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> Attributes:
         plain: Attributes = {}
+        repeated: dict[str, int] = {}
         # A copy, because another thread of the app may be filling the dict.
-        for key, item in list(value.items()):
-            name = clean_text(_key_text(key), path, self._notes)
-            if name in plain:
-                self._notes.append(f"{path}: two keys are {name!r} as text, the later has quotes added")
+        items = list(islice(value.items(), max(0, self._room) // _ITEM_SIZE + 1) if depth else value.items())
+        for key, item in items:
+            if depth and not self._has_room(path, key, item):
+                break
+            name = text = clean_text(_key_text(key), path, self._notes)
+            if text in plain:
+                self._notes.append(f"{path}: two keys are {_shown(text)!r} as text, the later has quotes added")
             while name in plain:
-                name += "'"
-            plain[name] = self.plain(item, f"{path}.{name}", depth + 1)
+                count = repeated[text] = repeated.get(text, 0) + 1
+                name = f"{text}'{count if count > 1 else ''}"
+            plain[name] = self.plain(item, f"{path}.{_shown(name)}", depth + 1)
         return plain
 
     def _container(self, value: Any, path: str, depth: int) -> Any:
@@ -242,11 +273,7 @@ class _Degrader:
         if id(value) in self._open:
             self._notes.append(f"{path}: {type(value).__qualname__} that contains itself, left out")
             return f"<{type(value).__qualname__} that contains itself>"
-        self._containers += 1
-        if self._containers > _MAX_CONTAINERS:
-            if self._containers == _MAX_CONTAINERS + 1:
-                self._notes.append(f"{path}: more than {_MAX_CONTAINERS:,} lists and dicts, the others left out")
-            return f"<{type(value).__qualname__} left out>"
+        self._room -= _CONTAINER_SIZE
         self._open.add(id(value))
         try:
             return self._unfold(value, path, depth)
@@ -262,7 +289,18 @@ class _Degrader:
             return json_text(self._unfold(value, path, depth + 1))
         if is_mapping:
             return self.mapping(value, path, depth)
-        return [self.plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        items = takewhile(lambda item: self._has_room(path, item), value)
+        return [self.plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(items)]
+
+    def _has_room(self, path: str, *parts: Any) -> bool:
+        """Say whether the next item of a list or dict may be kept, and count it."""
+        if self._is_cut:
+            return False
+        self._room -= _ITEM_SIZE + sum([len(part) for part in parts if isinstance(part, (str, bytes, bytearray))])
+        if self._room < 0:
+            self._is_cut = True
+            self._notes.append(f"{path}: the value unfolds to more than {_MAX_SIZE:,} bytes, what follows is left out")
+        return not self._is_cut
 
     def _integer(self, value: int, path: str) -> int | str:
         if _INT64_MIN <= value < _INT64_END:
@@ -283,16 +321,21 @@ def _builtin_shape(value: Any) -> Any:
     return msgspec.to_builtins(value)
 
 
+def _shown(key: str) -> str:
+    return key if len(key) <= _MAX_KEY_SHOWN else f"{key[:_MAX_KEY_SHOWN]}..."
+
+
 def _key_text(key: Any) -> str:
     if isinstance(key, str):
         return str.__str__(key)
     try:
         return str(key)
     except Exception:  # noqa: BLE001 - as in _Degrader.plain
-        return _repr(key)
+        return repr_of(key)
 
 
-def _repr(value: Any) -> str:
+def repr_of(value: Any) -> str:
+    """Return the `repr` of a value, whatever its own code does."""
     try:
         return repr(value)
     except Exception as error:  # noqa: BLE001 - as in _Degrader.plain

@@ -35,6 +35,7 @@ _NULL_VALUE, _TRUE_VALUE, _FALSE_VALUE = bytes([_NULL]), bytes([_TRUE]), bytes([
 # Spans of one program share few sets of attribute names; one with very many is not worth the memory.
 _MAX_CACHED_KEYS = 64
 _MAX_CACHED_BYTES = 4096
+_MAX_CACHED = 256
 
 _EPOCH = datetime(1970, 1, 1)
 
@@ -65,7 +66,7 @@ def encode(value: Any) -> Variant:
         UnicodeEncodeError: a text has a lone surrogate.
     """
     if type(value) is dict and len(value) <= _MAX_CACHED_KEYS:
-        shape = _cached_shape(tuple(value))
+        shape = _SHAPES[tuple(value)]
         try:
             fields = [_SCALARS[type(item)](item) for item in shape.sorted_items(value)]
         except KeyError:
@@ -97,7 +98,8 @@ def decode(metadata: bytes, value: bytes) -> Any:
 def _encode_nested(value: Any) -> Variant:
     names: set[str] = set()
     _collect_names(value, names)
-    dictionary = (_cached_dictionary if len(names) <= _MAX_CACHED_KEYS else _Dictionary)(frozenset(names))
+    keys = frozenset(names)
+    dictionary = _DICTIONARIES[keys] if len(keys) <= _MAX_CACHED_KEYS else _Dictionary(keys)
     return Variant(dictionary.metadata, _encode(value, dictionary.ids))
 
 
@@ -135,7 +137,8 @@ def _encode(value: Any, ids: dict[str, int]) -> bytes:
     if encoder is not None:
         return encoder(value)
     if kind is dict:
-        shape = (_cached_shape if len(value) <= _MAX_CACHED_KEYS else _Shape)(tuple(value))
+        keys = tuple(value)
+        shape = _SHAPES[keys] if len(keys) <= _MAX_CACHED_KEYS else _Shape(keys)
         fields = [_encode(item, ids) for item in shape.sorted_items(value)]
         return _object(tuple([ids[name] for name in shape.names]), len(ids), fields)
     if kind is list:
@@ -203,8 +206,32 @@ class _Shape:
         return b"".join([self._heads[width - 1], _unsigned(offsets, width), *fields])
 
 
-_cached_shape = lru_cache(maxsize=256)(_Shape)
-_cached_dictionary = lru_cache(maxsize=256)(_Dictionary)
+class _Shapes(dict[tuple[str, ...], _Shape]):
+    """The shapes that came so far, if their names are short."""
+
+    def __missing__(self, names: tuple[str, ...]) -> _Shape:
+        shape = _Shape(names)
+        if len(shape.metadata) <= _MAX_CACHED_BYTES:
+            if len(self) >= _MAX_CACHED:
+                self.clear()
+            self[names] = shape
+        return shape
+
+
+class _Dictionaries(dict[frozenset[str], _Dictionary]):
+    """The dictionaries that came so far, if their names are short."""
+
+    def __missing__(self, names: frozenset[str]) -> _Dictionary:
+        dictionary = _Dictionary(names)
+        if len(dictionary.metadata) <= _MAX_CACHED_BYTES:
+            if len(self) >= _MAX_CACHED:
+                self.clear()
+            self[names] = dictionary
+        return dictionary
+
+
+_SHAPES = _Shapes()
+_DICTIONARIES = _Dictionaries()
 
 
 def _items_getter(names: Sequence[str]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:

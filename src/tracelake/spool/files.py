@@ -8,6 +8,7 @@ import fcntl
 import os
 import stat
 import threading
+from typing import BinaryIO
 
 from tracelake.errors import SpoolError
 
@@ -17,27 +18,78 @@ no_fork = threading.RLock()
 
 _TEMPORARY_SUFFIX = ".tmp"
 
+# What the system says to those who open a link, a directory, a pipe without a reader, or a socket as a file.
+NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.EOPNOTSUPP, errno.EINVAL}
+
 
 def make_private_dir(path: str) -> None:
-    """Create a directory only its owner can enter, with its parents; fine if it is there already.
+    """Create a directory only its owner can enter, with its parents alike; fine if it is there already.
 
     Raises:
         SpoolError: it cannot be made, is a link, belongs to somebody else, or is open to others.
     """
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        found = os.lstat(path)
+        _make_dirs(path)
     except OSError as error:
         raise SpoolError(
             f"The spool directory {path} cannot be made: {error.strerror}. "
             "Set TRACELAKE_SPOOL_DIR to a directory this user can write to."
         ) from error
+    check_private_dir(path)
+
+
+def check_private_dir(path: str) -> None:
+    """See that a directory, if it is there, is this user's own, and that nobody else can enter it.
+
+    Raises:
+        SpoolError: it is a link, belongs to somebody else, or is open to others.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SpoolError(f"{path} cannot be looked at: {error.strerror}. Run this as the user of the spool.") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise SpoolError(
             f"{path} must be a directory of user {os.geteuid()} with mode 700, and is "
             f"{stat.filemode(found.st_mode)} of user {found.st_uid}. "
             f"Run `chmod 700` on it, or set TRACELAKE_SPOOL_DIR to another directory."
         )
+
+
+def _make_dirs(path: str) -> None:
+    # `os.makedirs` gives its mode to the last one only, and whoever can write to a parent can replace what is in it.
+    try:
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        parent = os.path.dirname(path)
+        if parent in ("", path):
+            raise
+        _make_dirs(parent)
+        _make_dirs(path)
+    except OSError:
+        if not os.path.isdir(path):
+            raise
+
+
+def open_own(path: str, flags: int) -> int:
+    """Open a regular file, made with mode 600 if `flags` have it made; never what a link points to, nor a pipe.
+
+    Raises:
+        OSError: it cannot be opened, or is something else than a file.
+    """
+    # O_NONBLOCK means nothing for files: it keeps the opening of a pipe from waiting for another process.
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return descriptor
+
+
+def open_file(path: str, buffering: int = -1) -> BinaryIO:
+    """Open a regular file to read it. Raises as `open_own`."""
+    return open(open_own(path, os.O_RDONLY), "rb", buffering)
 
 
 def replace_file(path: str, data: bytes, *, durable: bool = True) -> None:
@@ -50,7 +102,7 @@ def replace_file(path: str, data: bytes, *, durable: bool = True) -> None:
     """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}{_TEMPORARY_SUFFIX}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:
             write_all(descriptor, data)
@@ -85,7 +137,7 @@ def sync_dir(path: str) -> None:
 def read_file(path: str) -> bytes | None:
     """Return what is in a file, or None if there is none."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -145,7 +197,7 @@ def open_locked(path: str) -> int | None:
     Call it with `no_fork` held. The lock is worth nothing once the file is not at `path` any more (`is_at`).
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             taken = lock(descriptor)
         except BaseException:
@@ -167,7 +219,7 @@ def is_locked(path: str) -> bool:
     """
     with no_fork:  # a child with a copy of this descriptor would hold the lock for its life
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = open_own(path, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from tracelake.errors import LedgerError, SpoolError
-from tracelake.spool.files import is_locked, make_private_dir
+from tracelake.spool.files import check_private_dir, is_locked, make_private_dir, open_own
 from tracelake.spool.notes import NOTE_VERSION, read_note, write_note
 from tracelake.spool.segment import Segment, list_segments
 
@@ -80,10 +81,13 @@ class Lane:
     def request_flush(self) -> None:
         """Ask whoever ships this lane to deliver what it holds now, without waiting for a full batch."""
         try:
-            os.close(os.open(self.flush_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            # The kernel's own file times stand still for milliseconds, in which a second request would go unseen.
-            now_ns = time.time_ns()
-            os.utime(self.flush_path, ns=(now_ns, now_ns))
+            descriptor = open_own(self.flush_path, os.O_WRONLY | os.O_CREAT)
+            try:
+                # The kernel's own file times stand still for milliseconds, in which a second request would go unseen.
+                now_ns = time.time_ns()
+                os.utime(descriptor, ns=(now_ns, now_ns))
+            finally:
+                os.close(descriptor)
         except OSError:
             return  # the batch is then delivered at its age
 
@@ -93,7 +97,7 @@ class Lane:
         Only whether it is another time than before means something: clocks are set back.
         """
         try:
-            return os.stat(self.flush_path).st_mtime_ns
+            return os.stat(self.flush_path, follow_symlinks=False).st_mtime_ns
         except OSError:
             return 0
 
@@ -120,13 +124,36 @@ class Spool:
         Raises:
             SpoolError: they cannot be made, or are not safe to use.
         """
+        if not os.path.isdir(self.path):
+            make_private_dir(self.path)
+        self._check_top()
         make_private_dir(self.lanes_dir)
         make_private_dir(self.shippers_dir)
-        owner = os.lstat(self.path).st_uid
-        if owner not in {0, os.geteuid()}:
+
+    def check(self) -> None:
+        """See that what is in the spool, if it is there, was put there by this user: before any of it is acted on.
+
+        Raises:
+            SpoolError: another user may have.
+        """
+        check_private_dir(self.lanes_dir)
+        check_private_dir(self.shippers_dir)
+
+    def _check_top(self) -> None:
+        """See that no other user can replace the directories in the spool's own."""
+        found = os.stat(self.path)
+        # A link is its maker's, who could point it elsewhere.
+        for owner in (os.lstat(self.path).st_uid, found.st_uid):
+            if owner not in {0, os.geteuid()}:
+                raise SpoolError(
+                    f"The spool directory {self.path} belongs to user {owner}, who could replace what is in it. "
+                    "Set TRACELAKE_SPOOL_DIR to a directory of this user or of root."
+                )
+        # One that root made for everybody is a container's volume: what others put there is refused for its owner.
+        if found.st_uid and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
             raise SpoolError(
-                f"The spool directory {self.path} belongs to user {owner}, who could replace what is in it. "
-                "Set TRACELAKE_SPOOL_DIR to a directory of this user or of root."
+                f"The spool directory {self.path} has mode {stat.filemode(found.st_mode)}, so others could replace "
+                "what is in it. Run `chmod go-w` on it, or set TRACELAKE_SPOOL_DIR to another directory."
             )
 
     def lane(self, target: str, identity: Mapping[str, str]) -> Lane:

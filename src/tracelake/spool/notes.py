@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from tracelake.errors import LedgerError
-from tracelake.spool.files import read_file, replace_file
+from tracelake.spool.files import NOT_A_FILE, read_file, replace_file
 
 # Version of every file in the spool but the segments, which carry theirs in their name.
 NOTE_VERSION = 1
@@ -19,12 +19,13 @@ def read_note(path: str, kind: type[Note]) -> Note | None:
     """Return the note at `path`, or None if there is none.
 
     Raises:
-        LedgerError: it is damaged, or a newer tracelake wrote it.
+        LedgerError: it is damaged, is no file, or a newer tracelake wrote it.
+        OSError: it cannot be read.
     """
-    data = read_file(path)
-    if data is None:
-        return None
     try:
+        data = read_file(path)
+        if data is None:
+            return None
         version = msgspec.json.decode(data, type=_Versioned).version
         if version > NOTE_VERSION:
             raise LedgerError(
@@ -32,7 +33,9 @@ def read_note(path: str, kind: type[Note]) -> Note | None:
                 "Update the tracelake that ships this spool."
             )
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NOT_A_FILE:
+            raise
         raise LedgerError(
             f"{path} is damaged: {error}. docs/spool-format.md says what it held and how to repair the lane."
         ) from error

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tracelake.spool.files import is_locked, lock, remove_file
+from tracelake.spool.files import is_locked, lock, open_file, open_own, remove_file
 
 # The only line format so far. A segment of a newer one is left alone, and said to be there by `tracelake status`.
 FORMAT_VERSION = 1
@@ -35,7 +35,7 @@ class Segment:
     def size(self) -> int:
         """Return its bytes; 0 if it is gone."""
         try:
-            return os.stat(self.path).st_size
+            return os.stat(self.path, follow_symlinks=False).st_size
         except FileNotFoundError:
             return 0
 
@@ -46,7 +46,7 @@ class Segment:
     def count_lines(self, start: int, end: int) -> int:
         """Return how many whole lines there are from `start` to `end`; none if the file is gone."""
         try:
-            with open(self.path, "rb") as file:
+            with open_file(self.path) as file:
                 file.seek(start)
                 return file.read(max(0, end - start)).count(b"\n")
         except FileNotFoundError:
@@ -54,7 +54,7 @@ class Segment:
 
     def end_of_lines(self, start: int, limit: int) -> int:
         """Return where the last whole line between `start` and `limit` ends; `start` if there is none."""
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             end = limit
             while end > start:
                 begin = max(start, end - _TAIL_BYTES)
@@ -67,7 +67,7 @@ class Segment:
 
     def end_of_line(self, start: int, size: int) -> int:
         """Return where the line that begins at `start` ends; `start` if its newline is not written yet."""
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             file.seek(start)
             position = start
             while position < size and (block := file.read(min(_READ_BYTES, size - position))):
@@ -82,7 +82,7 @@ class Segment:
 
         A torn last line is a block of its own.
         """
-        with open(self.path, "rb", buffering=0) as file:
+        with open_file(self.path, buffering=0) as file:
             file.seek(start)
             offset = start
             rest = b""
@@ -98,7 +98,7 @@ class Segment:
 
     def lines(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, line) from `start` to `end`, newlines included; a torn last line has none."""
-        with open(self.path, "rb", buffering=_READ_BYTES) as file:
+        with open_file(self.path, buffering=_READ_BYTES) as file:
             file.seek(start)
             offset = start
             while offset < end:
@@ -110,9 +110,10 @@ class Segment:
 
 
 def list_segments(directory: str) -> list[Segment]:
-    """Return the segments in a directory, oldest first; other files there are not segments."""
+    """Return the segments in a directory, oldest first; what else is there, such as a link, is no segment."""
     try:
-        names = os.listdir(directory)
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     found = ((name, _NAME.fullmatch(name)) for name in names)
@@ -140,9 +141,9 @@ def open_segment(directory: str, writer: str, sequence: int) -> tuple[int, str]:
         SpoolError: the file system has no locks.
     """
     path = os.path.join(directory, f"{writer}-{sequence:06d}.v{FORMAT_VERSION}.jsonl")
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
     while True:
-        descriptor = os.open(path + _NEW_SUFFIX, flags, 0o600)
+        descriptor = open_own(path + _NEW_SUFFIX, flags)
         try:
             lock(descriptor, wait=True)  # only `is_open` ever asks for it too, and lets go at once
             os.rename(path + _NEW_SUFFIX, path)
@@ -159,9 +160,10 @@ def open_segment(directory: str, writer: str, sequence: int) -> tuple[int, str]:
 
 def remove_unfinished(directory: str) -> None:
     """Remove what writers left that died between making a segment and naming it. Nothing is ever written to those."""
-    for name in os.listdir(directory):
-        if not name.endswith(_NEW_SUFFIX):
-            continue
-        path = os.path.join(directory, name)
-        if not Segment(path, name, "", 0).is_open():
+    with os.scandir(directory) as entries:
+        found = [
+            item.path for item in entries if item.name.endswith(_NEW_SUFFIX) and item.is_file(follow_symlinks=False)
+        ]
+    for path in found:
+        if not is_locked(path):
             remove_file(path)

@@ -87,10 +87,10 @@ class LaneWriter:
                     self._make_room(length, now)
                 written = _write(self._descriptor, line)
             except (OSError, TracelakeError) as error:
-                return self._refuse(str(error), now)
+                return self._refuse(str(error), now, length)
             if written != length:
                 self._drop_torn()
-                return self._refuse(f"only {written} of {length} bytes could be written", now)
+                return self._refuse(f"only {written} of {length} bytes could be written", now, length)
             self._size += length
             self.written += 1
             return True
@@ -137,10 +137,14 @@ class LaneWriter:
         Raises:
             OSError, TracelakeError: it may not; the line is to be refused.
         """
+        if length > self._max_bytes:
+            raise _LineTooLongError(
+                f"a span of {length} bytes is larger than TRACELAKE_SPOOL_MAX_BYTES, which is {self._max_bytes}"
+            )
         if now < self._refuse_until_s:
             raise _LaneFullError(self.last_reason)
         if now >= self._next_check_s or self._size + length > self._checked_size + self._check_bytes:
-            self._check(now)
+            self._check(length, now)
         if self._descriptor < 0 or (self._size and self._size + length > self._segment_max_bytes):
             self._next_segment()
         self._room = max(self._size + length, min(self._segment_max_bytes, self._checked_size + self._check_bytes))
@@ -159,25 +163,25 @@ class LaneWriter:
         if self.refused or self.lost:
             self._note()  # what could not be written while there was no room for it, or no directory
 
-    def _check(self, now: float) -> None:
+    def _check(self, length: int, now: float) -> None:
         self._next_check_s = now + _CHECK_S
         self._checked_size = self._size
         self._look_for_losses()
         pending = pending_bytes(self.lane)
-        if pending >= self._max_bytes:
+        if pending + length > self._max_bytes:
             raise _LaneFullError(
                 f"the lane holds {pending} undelivered bytes, and TRACELAKE_SPOOL_MAX_BYTES is {self._max_bytes}"
             )
-        self._check_disk()
+        self._check_disk(length)
 
-    def _check_disk(self) -> None:
+    def _check_disk(self, length: int) -> None:
         try:
             disk = os.statvfs(self.lane.segments_dir)
         except (FileNotFoundError, NotADirectoryError):
             return  # not made yet
         if not disk.f_blocks:
             return  # file systems without a size of their own say 0
-        free = disk.f_bavail * disk.f_frsize
+        free = disk.f_bavail * disk.f_frsize - length
         if free < min(_DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 16):
             raise _LaneFullError(f"the disk of the spool has {free} bytes left, which delivery itself needs")
         self._check_bytes = min(self._longest_check_bytes, free // _DISK_SHARES)
@@ -195,9 +199,10 @@ class LaneWriter:
             self.lost = lost
             self.last_reason = "the segment was removed before it was delivered"
 
-    def _refuse(self, reason: str, now: float) -> bool:
+    def _refuse(self, reason: str, now: float, length: int) -> bool:
         if now >= self._refuse_until_s:
-            self._refuse_until_s = now + _REFUSE_S
+            # Where a huge line does not fit, others may.
+            self._refuse_until_s = now + (_REFUSE_S if length <= _CHECK_BYTES else 0)
             self._next_check_s = self._room = 0
         return self._count_refusal(reason, now)
 
@@ -225,3 +230,7 @@ class LaneWriter:
 
 class _LaneFullError(TracelakeError):
     """The lane is at its bound."""
+
+
+class _LineTooLongError(TracelakeError):
+    """A line has no room in the lane, however empty that is."""

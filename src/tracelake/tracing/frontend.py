@@ -19,7 +19,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from tracelake.errors import TracelakeError
 from tracelake.recorder.recorder import current_recorder
-from tracelake.spans.values import DEGRADED_KEY, degrade, tag
+from tracelake.spans.values import DEGRADED_KEY, Notes, degrade, tag
 from tracelake.tracing.install import install
 from tracelake.tracing.otel_span import JSON_KEYS_ATTRIBUTE
 
@@ -73,12 +73,12 @@ class ActiveSpan:
             if key in listed:
                 self._span.set_attribute(JSON_KEYS_ATTRIBUTE, [item for item in listed if item != key])
             return
-        notes: list[str] = []
+        notes = Notes()
         text = msgspec.json.encode(tag(degrade(value, key, notes))).decode()
         self._span.set_attribute(key, text)
         self._extend(JSON_KEYS_ATTRIBUTE, [key])
         if notes:
-            self._extend(DEGRADED_KEY, notes)
+            self._extend(DEGRADED_KEY, notes.texts())
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""

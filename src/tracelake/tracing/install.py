@@ -22,6 +22,7 @@ from tracelake.destinations.resolve import (
 from tracelake.destinations.targets import Target, parse_target
 from tracelake.errors import ConfigurationError, TargetError
 from tracelake.recorder.recorder import current_recorder
+from tracelake.recorder.redact import Redact
 from tracelake.tracing import mlflow_hook
 from tracelake.tracing.otel_span import is_mlflows
 from tracelake.tracing.processor import SpanRecorder, active_route, use_route
@@ -32,7 +33,11 @@ _installed: tuple[trace.TracerProvider, SpanRecorder] | None = None
 
 
 def set_destination(
-    target: Target | Sequence[Target] | None = AUTO, *, service_name: str | None = None, also_mlflow: bool = False
+    target: Target | Sequence[Target] | None = AUTO,
+    *,
+    service_name: str | None = None,
+    also_mlflow: bool = False,
+    redact: str | Sequence[str] | Redact | None = None,
 ) -> tuple[Destination, ...]:
     """Record the spans of this process to a destination, or to several, from now on.
 
@@ -45,6 +50,9 @@ def set_destination(
             are MLflow's again, and those of others go where the environment says.
         service_name: `service.name` of the spans; None leaves that of their resource.
         also_mlflow: have MLflow send its spans where it would without tracelake, as well.
+        redact: what must not be recorded, see docs/security.md: patterns such as "*.password", or a callable that
+            takes an attribute's key and value and returns what to record in its place. Holds for every span of this
+            process, whichever recorder and destination it has, until another is given; () ends it.
 
     Returns:
         The destinations, parsed.
@@ -52,7 +60,8 @@ def set_destination(
     Raises:
         TargetError: a target is not understood, or breaks the rule that traces of a Databricks workspace go to a Unity
             Catalog table; the message says what to write instead. Nothing changed.
-        ConfigurationError: the global tracer provider takes no span processors. Nothing changed.
+        ConfigurationError: the global tracer provider takes no span processors, or `redact` is neither patterns nor a
+            callable. The destination is as it was.
     """
     recorder = current_recorder()
     if target is None:
@@ -62,6 +71,8 @@ def set_destination(
         resolve_environment()
     else:
         destinations = resolve_named(target)
+    if redact is not None:
+        recorder.use_redaction(redact)
     install(service_name)
     recorder.set_default(destinations)
     mlflow_hook.use_globally(named=target is not None, also_mlflow=also_mlflow, service_name=service_name)

@@ -23,7 +23,7 @@ from opentelemetry.trace import DEFAULT_TRACE_STATE, SpanContext, SpanKind, Stat
 from tracelake.spans.line import pack
 from tracelake.spans.record import FLAG_HAS_IS_REMOTE, FLAG_IS_REMOTE, Scope, SpanEvent, SpanLink, SpanRecord
 from tracelake.spans.record import Resource as SpanResource
-from tracelake.spans.values import DEGRADED_KEY, untag
+from tracelake.spans.values import DEGRADED_KEY, repr_of, untag
 
 # Lists the attributes of a span whose text is the JSON of a value, tagged as in the spool; left out of the row.
 JSON_KEYS_ATTRIBUTE = "tracelake.json_keys"
@@ -197,12 +197,17 @@ def _text(text: Any, path: str, attributes: dict[str, Any]) -> str:
 def _nanoseconds(time: Any, path: str, attributes: dict[str, Any]) -> int:
     if type(time) is int and 0 <= time < _END:
         return time
-    _degraded(attributes, f"{path}: {time!r} is not a time in nanoseconds since 1970")
+    _degraded(attributes, f"{path}: {repr_of(time):.100} is not a time in nanoseconds since 1970")
     return min(max(int(time or 0), 0), _END - 1)
 
 
 def _degraded(attributes: dict[str, Any], note: str) -> None:
-    attributes[DEGRADED_KEY] = [*attributes.get(DEGRADED_KEY, ()), note]
+    notes = attributes.get(DEGRADED_KEY)
+    # A list was made here: OpenTelemetry's are tuples. A new one for each of 100,000 events would take minutes.
+    if type(notes) is list:
+        notes.append(note)
+    else:
+        attributes[DEGRADED_KEY] = [*(notes or ()), note]
 
 
 def _to_link(link: Any) -> SpanLink:

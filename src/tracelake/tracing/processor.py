@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanContext
 
 from tracelake.recorder.recorder import Recorder, Route, current_recorder
+from tracelake.recorder.redact import Redact
 from tracelake.spool.writer import LaneWriter
 from tracelake.tracing.otel_span import Origins, kept_part, to_record
 
@@ -54,11 +55,17 @@ class SpanRecorder(SpanProcessor):
 
     `provider.add_span_processor(SpanRecorder())` records to the destination in force when the span started: that of
     `with tracelake.destination(...)`, else of `set_destination`, else of the environment. A span that several span
-    recorders see is recorded once for each destination.
+    recorders see is recorded once for each destination. `redact` is that of `set_destination`, and holds for the whole
+    process, too.
+
+    Raises:
+        ConfigurationError: `redact` is neither patterns nor a callable.
     """
 
-    def __init__(self, recorder: Recorder | None = None) -> None:
+    def __init__(self, recorder: Recorder | None = None, *, redact: str | Sequence[str] | Redact | None = None) -> None:
         global _several_recorders
+        if redact is not None:
+            (recorder or current_recorder()).use_redaction(redact)
         _several_recorders = bool(_recorders)
         _recorders.add(self)
         self._recorder = recorder

@@ -56,6 +56,7 @@ _LARGE_MEMBER_CHARS = 128  # "tracestate Limits": larger entries are removed fir
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _VERSION = re.compile(r"[0-9a-f]{2}-")
 
+_STATE_MEMBER = re.compile(r"[^,]+")
 _STATE_KEY = re.compile(r"[a-z0-9][a-z0-9_\-*/@]{0,255}")
 _STATE_VALUE = re.compile(r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
 _STATE_KEY_LEVEL_1 = re.compile(r"[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13}")
@@ -154,7 +155,8 @@ def parse_tracestate(values: Sequence[str]) -> TraceState:
             discarded, and ``traceparent`` kept.
     """
     members: dict[str, str] = {}
-    stripped = (member.strip(_OWS) for value in values for member in value.split(","))
+    # One by one: a giant header is not taken apart as a whole.
+    stripped = (member[0].strip(_OWS) for value in values for member in _STATE_MEMBER.finditer(value))
     for count, member in enumerate(filter(None, stripped), start=1):
         key, _, value = member.partition("=")
         if not _STATE_KEY.fullmatch(key):

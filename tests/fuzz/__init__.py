@@ -1,0 +1,1 @@
+"""Hostile input, for whatever reads what strangers write."""

@@ -1,0 +1,1 @@
+"""The spool and the shipper, a system call at a time."""

@@ -1,0 +1,149 @@
+"""Huge and hostile values in an app: the span is recorded and delivered, or set aside, in memory that has a bound."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from tests.lake import Lake
+
+from .server import EchoServer
+
+ROOT = Path(__file__).parents[2]
+
+# Delivers what waits, and says what that took.
+_SHIP = """
+import resource, sys
+from tracelake.cli import main
+assert main(["ship", "--once"]) == 0
+print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "linux" else 2**20))
+"""
+# Of MiB: a shipper with its libraries and a batch, and how many times a line it may hold a line of long texts, and one
+# of a million small values, or of huge keys, which pyarrow and delta-rs hold several times.
+_SHIPPER_MB, _TIMES, _TIMES_OF_SMALL = 400, 8, 40
+
+SMALL = ("attributes", "events", "list", "keys")
+
+
+def recorded(lake: Lake, kind: str, destination: str = "", **environ: str) -> dict[str, float]:
+    """Have an app record a huge span between two small ones; return what it says of its memory."""
+    lake.environ |= {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "TRACELAKE_DESTINATION": destination or lake.table,
+        "TRACELAKE_SHIPPER": "external",
+        "TRACELAKE_EXIT_TIMEOUT": "0",
+        **environ,
+    }
+    app = lake.start(sys.executable, "-m", "tests.security.apps.huge", kind)
+    assert app.wait(120) == 0, lake.output(app)
+    said = next(line for line in lake.output(app).splitlines() if line.startswith("{"))
+    return json.loads(said)  # type: ignore[no-any-return]
+
+
+def shipped(lake: Lake) -> int:
+    """Deliver what waits; return the memory of that, in MiB."""
+    return int(lake.run(_SHIP).rpartition("memory ")[2])
+
+
+def line_mb(lake: Lake) -> float:
+    return sum(path.stat().st_size for path in Path(lake.spool.lanes_dir).rglob("*.jsonl")) / 2**20
+
+
+def rows(lake: Lake) -> dict[str, dict[str, Any]]:
+    """Return the attributes of each span of the table, by its name."""
+    table = DeltaTable(lake.table).to_pyarrow_table(columns=["name", "attributes", "events"]).to_pylist()
+    return {row["name"]: {**dict(row["attributes"]), "events": len(row["events"] or [])} for row in table}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "bytes", "escapes", "keys", "attributes", "list", "events"])
+def test_huge_span_is_delivered_in_bounded_memory(lake: Lake, kind: str) -> None:
+    """To a Delta table, with what was recorded around it. The app needs its line, and little beside it."""
+    memory = recorded(lake, kind)
+    size = line_mb(lake)
+    assert memory["dropped"] == 0
+    assert memory["after"] - memory["before"] < 3 * size + 64
+    assert shipped(lake) < _SHIPPER_MB + (_TIMES_OF_SMALL if kind in SMALL else _TIMES) * size
+    found = rows(lake)
+    assert set(found) == {"first", "huge", "last"}
+    huge = found["huge"]
+    expected: dict[str, Any] = {
+        "text": lambda: len(huge["a"]) == 10**8,
+        "bytes": lambda: len(huge["a"]) > 6 * 10**7,
+        "escapes": lambda: huge["a"] == "\x00\n\x1b" * 4_000_000,
+        "keys": lambda: sum(len(key) > 2**20 for key in huge) == 8,
+        "attributes": lambda: len(huge) == 1_000_001 and huge["key.999999"] == "999999",
+        "list": lambda: json.loads(huge["a"]) == list(range(2**20)),
+        "events": lambda: huge["events"] == 100_000,
+    }
+    assert expected[kind]()
+
+
+@pytest.mark.slow
+def test_huge_span_is_delivered_by_otlp(lake: Lake) -> None:
+    """In a request of its own, whatever its size."""
+    with EchoServer(200, body="").serve() as url:
+        recorded(lake, "text", f"otlp+{url}")
+        size = line_mb(lake)
+        assert shipped(lake) < _SHIPPER_MB + _TIMES * size
+    (lane,) = lake.spool.lanes()
+    assert os.listdir(lane.quarantine_dir) == []
+
+
+@pytest.mark.slow
+def test_span_that_is_too_large_for_a_receiver_is_set_aside(lake: Lake) -> None:
+    """With what it answered; the small ones are delivered, and the lane is not stuck."""
+    receiver = EchoServer(200, body="", limit=2**20)
+    with receiver.serve() as url:
+        recorded(lake, "text", f"otlp+{url}", OTEL_EXPORTER_OTLP_COMPRESSION="none")
+        shipped(lake)
+    (lane,) = lake.spool.lanes()
+    (name,) = os.listdir(lane.quarantine_dir)
+    (line,) = (Path(lane.quarantine_dir) / name).read_text().splitlines()
+    reason = json.loads(line)["reason"]
+    assert "does not take the span (413)" in reason
+    assert lane.segments() == [] or all(segment.size() for segment in lane.segments())
+
+
+@pytest.mark.parametrize(
+    ("kind", "noted"),
+    [
+        ("deep", "nested deeper than 30 levels"),
+        ("numbers", "written as text"),
+        ("surrogates", "lone surrogates escaped"),
+        ("objects", "contains itself"),
+    ],
+)
+def test_hostile_value_is_degraded_and_delivered(lake: Lake, kind: str, noted: str) -> None:
+    """Depth, numbers, texts and objects that no row holds: the row says what became of them."""
+    memory = recorded(lake, kind)
+    assert memory["dropped"] == 0
+    assert memory["after"] - memory["before"] < 64
+    shipped(lake)
+    found = rows(lake)
+    (huge,) = (attributes for name, attributes in found.items() if name not in ("first", "last"))
+    assert noted in huge["tracelake.degraded"]
+    assert set(found) >= {"first", "last"}
+
+
+@pytest.mark.slow
+def test_huge_line_does_not_pass_the_bound(lake: Lake) -> None:
+    """It is refused, in sight, and the spans around it are not."""
+    memory = recorded(lake, "text", TRACELAKE_SPOOL_MAX_BYTES="16MiB")
+    assert memory["dropped"] == 1
+    shipped(lake)
+    assert set(rows(lake)) == {"first", "last"}
+
+
+def test_huge_line_on_a_small_disk_is_refused(lake: Lake, small_disk: Path) -> None:
+    """It is counted, with the reason, and leaves nothing torn; what fits goes on."""
+    memory = recorded(lake, "escapes", TRACELAKE_SPOOL_DIR=str(small_disk / "spool"))
+    assert memory["dropped"] == 1
+    text = "".join(path.read_text() for path in sorted((small_disk / "spool").rglob("*.jsonl")))
+    assert [json.loads(line)["name"] for line in text.splitlines()] == ["first", "last"]
