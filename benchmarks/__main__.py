@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from benchmarks import committing, importing, shipping, unity_catalog, workspace
+from benchmarks import committing, importing, redaction, shipping, unity_catalog, workspace
 from benchmarks.compare import __main__ as compare
 from benchmarks.compare.harness import Options
 
@@ -35,6 +35,9 @@ def main() -> None:
         print(f"\nA table in Unity Catalog, {kind}")
         for label, figure in figures.items():
             print(f"  {label:50} {figure:10.2f}")
+    print("\nRedaction")
+    for label, figure in redaction.run().items():
+        print(f"  {label:50} {figure:10.2f}")
     print("\nImporting")
     for label, value in importing.run().items():
         print(f"  {label:50} {value:>10.1f}" if isinstance(value, float) else f"  {label:50} {value:>10}")

@@ -81,7 +81,7 @@ def test_the_demo_prints_one_trace_of_two_services(lake: Lake) -> None:
     assert len(lake.rows(str(lake.root / "here" / "tracelake" / "spans"))) == 4
 
 
-@pytest.mark.parametrize("arguments", [(), ("--dir", "there and then")])
+@pytest.mark.parametrize("arguments", [(), pytest.param(("--dir", "there and then"), marks=pytest.mark.slow)])
 def test_the_command_that_the_demo_prints_works_when_pasted(lake: Lake, arguments: tuple[str, ...]) -> None:
     """In the same shell, with or without an option for the table."""
     done = run(lake, *arguments)

@@ -27,5 +27,6 @@ TBLPROPERTIES (
   'otel.schemaVersion' = 'v1',
   'delta.checkpointPolicy' = 'classic',
   'delta.enableRowTracking' = 'false',
-  'delta.enableDeletionVectors' = 'false'
+  'delta.enableDeletionVectors' = 'false',
+  'delta.autoOptimize.autoCompact' = 'true'
 );

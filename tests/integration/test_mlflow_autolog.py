@@ -96,7 +96,7 @@ def check_answered(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if "async" in kind else kind for kind in CALLS]
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind != "whole" else kind for kind in CALLS]
 )
 def test_call(lake: Lake, provider: FakeOpenAI, kind: str) -> None:
     """A program with one line for MLflow, and none for us."""

@@ -64,7 +64,12 @@ CLIENTS = {
         "SSL_CERT_FILE",
     ),
 }
-EVERY_CLIENT = pytest.mark.parametrize("client", CLIENTS.values(), ids=list(CLIENTS))
+# delta-rs tries ten times before it says what is wrong.
+EVERY_CLIENT = pytest.mark.parametrize(
+    "client",
+    [pytest.param(client, marks=pytest.mark.slow if name == "s3" else ()) for name, client in CLIENTS.items()],
+    ids=list(CLIENTS),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -162,6 +162,7 @@ def test_object_that_contains_itself_is_left_out_once() -> None:
     assert len(notes) == 10
 
 
+@pytest.mark.slow
 def test_value_that_shares_its_parts_stops_unfolding() -> None:
     """A value of few objects that unfolds into very many is cut, and says so."""
     shared: Any = []

@@ -119,6 +119,7 @@ result([names, sent])
     assert sorted(by_name(lake)) == sorted(names)
 
 
+@pytest.mark.slow
 @MODES
 def test_import_order_does_not_matter(lake: Lake, isolated: str) -> None:
     """MLflow may be imported after a destination is named, and may have made its provider before."""
