@@ -35,7 +35,7 @@ from tracelake.tracing.propagation import DESTINATION_KEY
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUN = [page for page in PAGES if any(block.runs for block in blocks(page))]
 # Each starts servers for most of its examples.
-LONG = {"embedding.md", "mlflow-server.md", "testing.md", "unity-catalog.md"}
+LONG = {"embedding.md", "mlflow-server.md", "mlflow.md", "testing.md", "troubleshooting.md", "unity-catalog.md"}
 
 # What looks like a Python name of the package, and is the name of something else.
 OTHER_NAMES = {DEGRADED_KEY, DESTINATION_KEY, PLUGIN_GROUP}

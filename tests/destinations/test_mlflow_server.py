@@ -385,6 +385,7 @@ def test_program_is_seen_in_mlflow(server: MlflowServer, client: Any, lake: Lake
     assert client.get_experiment(trace.info.experiment_id).name == "from a program"
 
 
+@pytest.mark.slow
 def test_server_that_is_down_is_tried_again(tmp_path: Path) -> None:
     """The same sink goes on when the server is there."""
     with socket.socket() as free:

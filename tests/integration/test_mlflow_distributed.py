@@ -59,6 +59,7 @@ def test_caller_of_mlflow_and_callee_of_tracelake(lake: Lake) -> None:
     assert rows["server-handler"]["instrumentation_scope"]["name"] == "tracelake"
 
 
+@pytest.mark.slow
 def test_caller_of_mlflow_and_callee_of_opentelemetry(lake: Lake) -> None:
     """Instrumented from outside, as `opentelemetry-instrument` does."""
     instrument = str(BIN / "opentelemetry-instrument")

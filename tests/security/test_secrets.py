@@ -82,8 +82,8 @@ PLACES = {
         (_AS_IN_A_TOKEN,),
     ),
 }
-# Each of these has a way of its own to end up in a text. They take some seconds; the others, minutes in all.
-_QUICK = {("otlp", "500"), ("Databricks by token", "403")}
+# Takes some seconds; all of them take minutes.
+_QUICK = {("Databricks by token", "403")}
 # Of these every fault is tried; of the others, those that differ in what is said.
 _ALL_FAULTS = ("otlp", "Databricks by token")
 
