@@ -157,6 +157,7 @@ def _read(response: Response) -> None:
         body += piece
     else:
         response.close()
+    # Where requests keeps what it read itself; it has no way to be told how much that may be.
     response._content = bytes(body[:_MAX_ANSWER_BYTES])
 
 

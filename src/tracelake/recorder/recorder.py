@@ -212,7 +212,8 @@ class Recorder:
         report = self.flush(max(0.0, self._exit_deadline_s - time.monotonic()))
         if self._thread is not None:
             # Past the deadline, too: a thread that is in the middle of delta-rs when the interpreter goes crashes it.
-            self._thread.stop(max(_LAST_BATCH_S, self._exit_deadline_s - time.monotonic()))
+            least_s = _LAST_BATCH_S if "deltalake" in sys.modules else 0.0
+            self._thread.stop(max(least_s, self._exit_deadline_s - time.monotonic()))
         if (report.pending or report.dropped) and report != self._report_at_exit:
             self._report_at_exit = report
             later = "" if self.settings.shipper == "process" else " Run `tracelake ship` to deliver what is pending."
