@@ -97,7 +97,9 @@ def test_a_reader_that_closes_the_pipe_is_no_error(place: Place) -> None:
             text=True,
             timeout=60,
         )
-    assert (done.returncode, done.stderr) == (0, "")
+    # On a slow machine it says how long the reading takes.
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if not line.startswith("tracelake: reading ")] == []
 
 
 def test_output_that_the_stream_cannot_encode_is_escaped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
