@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 # Delivers what waits, and says what that took.
 _SHIP = """
-import resource, sys
+from tests.hostile.memory import peak_bytes
 from tracelake.cli import main
 assert main(["ship", "--once"]) == 0
-print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "linux" else 2**20))
+print("memory", peak_bytes() // 2**20)
 """
 # Of MiB: a shipper with its libraries and a batch; and how many times a line of long texts it may hold.
 _SHIPPER_MB, _TIMES = 400, 8
