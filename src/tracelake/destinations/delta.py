@@ -351,19 +351,20 @@ def _local_path(path: str) -> str:
         absolute = os.path.abspath(os.path.expanduser(path))
     except OSError as error:
         raise TargetError(
-            f"The target {path!r} is relative to the working directory, which is gone: {error.strerror}. "
-            "Write an absolute path, such as '/data/traces'."
+            f"The target {one_line(path, 200)!r} is relative to the working directory, which is gone: "
+            f"{error.strerror}. Write an absolute path, such as '/data/traces'."
         ) from error
+    shown = one_line(absolute, 200)
     if not absolute.isprintable() or absolute != absolute.strip():
         raise TargetError(
-            f"The target {absolute!r} holds control characters, or ends in a space. Name a directory without them."
+            f"The target {shown!r} holds control characters, or ends in a space. Name a directory without them."
         )
     if os.path.exists(absolute) and not os.path.isdir(absolute):
-        raise TargetError(f"The target {absolute!r} is a file, and a table is a directory. Name a directory.")
+        raise TargetError(f"The target {shown!r} is a file, and a table is a directory. Name a directory.")
     unusable = _UNUSABLE.search(absolute)
     if unusable:
         raise TargetError(
-            f"The target {absolute!r} holds {unusable[0]!r}, which delta-rs takes for a part of a URL. "
+            f"The target {shown!r} holds {unusable[0]!r}, which delta-rs takes for a part of a URL. "
             "Name a directory without it."
         )
     return absolute
