@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import boto3
-import duckdb
 import pytest
 import requests
 from deltalake import DeltaTable, Schema
@@ -193,8 +192,7 @@ def test_spans_are_read_back_through_the_catalog(user: User, spark_catalog: Spar
     ((link,), (event,)) = order["links"], order["events"]
     assert (link["trace_id"], link["span_id"], event["name"]) == (f"{0xA:032x}", f"{0xB:016x}", "paid")
 
-    connection = duckdb.connect()
-    duck.create_view(connection, "spans", user.table(name))
+    connection = duck.connect({"spans": user.table(name)})
     value = "attributes['s']" if version == 1 else "attributes.s::VARCHAR"
     assert connection.sql(f"SELECT {value} FROM spans WHERE name = 'order'").fetchall() == [("grüße",)]
 

@@ -111,10 +111,25 @@ def test_statement_that_never_ends_is_given_up(connected: Workspace, monkeypatch
         Warehouse.find(connected).run("SELECT count(*) FROM range(1000000)")
 
 
-def test_result_that_is_too_large_is_no_result(connected: Workspace) -> None:
+def test_result_in_several_chunks_is_put_together(connected: Workspace) -> None:
+    """In its order, with the kind of each column."""
+    found = Warehouse.find(connected).query("SELECT id, CAST(id AS STRING) AS text FROM range(20000)")
+    assert found.columns == [("id", "LONG"), ("text", "STRING")]
+    assert found.rows == [[str(number)] * 2 for number in range(20000)]
+
+
+def test_result_that_is_cut_is_no_result(connected: Workspace) -> None:
     """A part of it would be taken for all."""
-    with pytest.raises(QueryError, match=r"too large\. Ask for fewer rows"):
-        Warehouse.find(connected).run("SELECT id FROM range(20000)")
+    with pytest.raises(QueryError, match=r"Ask for fewer rows"):
+        Warehouse.find(connected).run("SELECT repeat('x', 1000000) AS text FROM range(40)")
+
+
+def test_parameters_have_types(connected: Workspace) -> None:
+    """So that a number is compared as one."""
+    parameters = {"text": "a'b", "whole": 9, "real": 1.5, "yes": True, "none": None}
+    columns = ", ".join(f":{name} AS {name}" for name in parameters)
+    found = Warehouse.find(connected).query(f"SELECT {columns}, :whole < 10 AS less", parameters)
+    assert found.rows == [["a'b", "9", "1.5", "true", None, "true"]]
 
 
 def test_statement_without_a_result(connected: Workspace) -> None:

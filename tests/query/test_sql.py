@@ -86,7 +86,9 @@ def test_variants_inside_lists_and_structs_of_a_result_are_decoded(tmp_path: Pat
 @VERSIONS
 def test_a_filter_on_the_trace_id_reaches_the_scan(tmp_path: Path, version: int) -> None:
     """Or a lookup would read the whole table."""
-    plan = rows(f"EXPLAIN SELECT name FROM spans WHERE trace_id = '{TRACE_ID}'", table(tmp_path, version))
+    destination = table(tmp_path, version)
+    write_table(tmp_path / "table", [span(number, trace_id=f"{number:032x}") for number in (3, 4)], version, number=2)
+    plan = rows(f"EXPLAIN SELECT name FROM spans WHERE trace_id = '{TRACE_ID}'", destination)
     shown = re.sub(r'[\s│"]+', "", plan[0]["explain_value"])
     assert f"trace_id='{TRACE_ID}'" in shown
     assert "attributes" not in plan[0]["explain_value"]

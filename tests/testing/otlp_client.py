@@ -56,9 +56,8 @@ def post(workspace: MockWorkspace, table: str, first: int, count: int = 1) -> re
 
 def numbers(location: str, storage_options: dict[str, str] | None = None) -> list[int]:
     """Return the numbers of the spans in a table, doubles included, sorted, as DuckDB reads them."""
-    connection = duck.connect()
+    connection = duck.connect({"spans": DeltaTable(location, storage_options=storage_options)})
     try:
-        duck.create_view(connection, "spans", DeltaTable(location, storage_options=storage_options))
         found = connection.execute("SELECT span_id FROM spans").fetchall()
     finally:
         connection.close()

@@ -13,7 +13,7 @@ from tracelake.databricks.columns import columns_of, schema_of
 from tracelake.databricks.credentials import Credentials, storage_credentials
 from tracelake.databricks.names import TableName, in_url
 from tracelake.databricks.workspace import Workspace
-from tracelake.errors import TransientDeliveryError
+from tracelake.errors import RefusedError, TransientDeliveryError
 
 _BASE = "/api/2.1/unity-catalog"
 # Either says that commits of a table are decided by its catalog, the second in the feature's preview:
@@ -85,6 +85,16 @@ class Catalog:
             else {},
             schema=schema_of(columns if isinstance(columns, list) else []),
         )
+
+    def has_table(self, name: TableName) -> bool:
+        """Say whether there is a table of this name that whoever calls may see."""
+        try:
+            self.table(name)
+        except RefusedError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
 
     def create_external_table(
         self, name: TableName, location: str, schema: Mapping[str, Any], properties: Mapping[str, str], comment: str

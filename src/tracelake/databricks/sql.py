@@ -7,16 +7,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from tracelake.databricks.workspace import Workspace
 from tracelake.errors import ConfigurationError, QueryError
 from tracelake.redaction import one_line
 
+_STATEMENTS = "/api/2.0/sql/statements"
 _WAIT = "30s"  # how long the first call waits for the result; 50 s is the most there is
 _POLL_S = 1.0
 _TIMEOUT_S = 1200.0  # a stopped warehouse takes minutes to start
+
+
+# A bool is an int, too.
+_TYPES = ((bool, "BOOLEAN"), (int, "BIGINT"), (float, "DOUBLE"), (str, "STRING"))
+
+Value = str | int | float | bool | None
+
+
+class Result(NamedTuple):
+    """What a statement finds.
+
+    Attributes:
+        columns: name and kind of each: `STRING`, `LONG`, `MAP`, ... as the API's `type_name`.
+        rows: the cells as text, None for a NULL; of a MAP, STRUCT, ARRAY or VARIANT it is JSON.
+    """
+
+    columns: list[tuple[str, str]]
+    rows: list[list[str | None]]
 
 
 class Warehouse:
@@ -48,22 +67,26 @@ class Warehouse:
             )
         return cls(workspace, str(ranked[0].get("id")))
 
-    def run(self, statement: str, parameters: Mapping[str, str] | None = None) -> list[list[str | None]]:
+    def run(self, statement: str, parameters: Mapping[str, Value] | None = None) -> list[list[str | None]]:
         """Run a statement and return the rows of its result, as text; `parameters` are those it writes as `:name`.
 
         Raises:
-            QueryError: it fails, or its result is too large for one answer.
+            QueryError: it fails.
             DeliveryError: the workspace refuses, or is not reached.
         """
+        return self.query(statement, parameters).rows
+
+    def query(self, statement: str, parameters: Mapping[str, Value] | None = None) -> Result:
+        """Run a statement and return its result; raises as `run` does."""
         answer = self._workspace.post(
-            "/api/2.0/sql/statements",
+            _STATEMENTS,
             statement=statement,
             warehouse_id=self._id,
             wait_timeout=_WAIT,
             on_wait_timeout="CONTINUE",
             format="JSON_ARRAY",
             disposition="INLINE",
-            parameters=[{"name": name, "value": value, "type": "STRING"} for name, value in (parameters or {}).items()],
+            parameters=[_parameter(name, value) for name, value in (parameters or {}).items()],
         )
         deadline_s = time.monotonic() + _TIMEOUT_S
         while (state := self._state(answer)) in ("PENDING", "RUNNING"):
@@ -73,18 +96,35 @@ class Warehouse:
                     f"{self._workspace.url}. See there what it waits for."
                 )
             time.sleep(_POLL_S)  # there is nothing to wait on: the service answers polls only
-            answer = self._workspace.get(f"/api/2.0/sql/statements/{quote(str(answer['statement_id']), safe='')}")
+            answer = self._workspace.get(f"{_STATEMENTS}/{quote(str(answer['statement_id']), safe='')}")
         if state != "SUCCEEDED":
             error = answer.get("status", {}).get("error") or {}
             raise QueryError(
                 f"The warehouse {self._id} of {self._workspace.url} does not run the statement ({state}): "
                 f"{one_line(str(error.get('message', 'no reason given')), 1000)}"
             )
-        if int(answer.get("manifest", {}).get("total_chunk_count") or 1) > 1:
-            raise QueryError("The result of the statement is too large. Ask for fewer rows.")
-        rows: list[list[str | None]] = answer.get("result", {}).get("data_array") or []
-        return rows
+        manifest = answer.get("manifest") or {}
+        if manifest.get("truncated"):
+            raise QueryError("The result of the statement is more than a warehouse answers with. Ask for fewer rows.")
+        rows: list[list[str | None]] = []
+        chunk = answer.get("result") or {}
+        while True:
+            rows += chunk.get("data_array") or []
+            following = chunk.get("next_chunk_index")
+            if following is None:
+                break
+            statement_id = quote(str(answer["statement_id"]), safe="")
+            chunk = self._workspace.get(f"{_STATEMENTS}/{statement_id}/result/chunks/{int(following)}")
+        columns = (manifest.get("schema") or {}).get("columns") or []
+        return Result([(str(each.get("name")), str(each.get("type_name"))) for each in columns], rows)
 
     @staticmethod
     def _state(answer: Mapping[str, Any]) -> str:
         return str(answer.get("status", {}).get("state", "FAILED"))
+
+
+def _parameter(name: str, value: Value) -> dict[str, Any]:
+    if value is None:
+        return {"name": name, "type": "STRING"}
+    kind = next(kind for known, kind in _TYPES if isinstance(value, known))
+    return {"name": name, "value": str(value).lower() if kind == "BOOLEAN" else str(value), "type": kind}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tracelake.errors import QueryError
+from tracelake.query import files
 from tracelake.spans import tables
 
 if TYPE_CHECKING:
@@ -12,26 +14,62 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
 
+_EXAMPLE = 'tracelake sql "SELECT name, count(*) AS calls FROM spans GROUP BY name"'
+
 # SQL that makes something else of a value, given the value's SQL and its DuckDB type; None for what stays as it is.
 _Leaf = Callable[[str, Any], str | None]
 
 
-def connect() -> duckdb.DuckDBPyConnection:
-    """Return a connection to an empty database in memory, which reads no file and no network, whatever it is asked."""
-    import duckdb
+def connect(views: Mapping[str, DeltaTable | pa.Schema], *, by_name: bool = False) -> duckdb.DuckDBPyConnection:
+    """Return a connection in which each table is a view of the given name, as it is now; a schema is an empty one.
 
-    # No extension is fetched, no file is opened, and no variable of Python is a table. It cannot be switched on again.
-    config: dict[str, Any] = {"enable_external_access": "false", "python_enable_replacements": "false"}
-    connection: duckdb.DuckDBPyConnection = duckdb.connect(":memory:", config=config)
+    Filters and columns reach the files of a table, and its VARIANTs are DuckDB's. The connection reads no other file
+    and no network, whatever it is asked. It keeps what it has read of the files' footers. `by_name` is that of
+    `files.scan_sql`.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    # No variable of Python is a table.
+    connection: duckdb.DuckDBPyConnection = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
+    own = {name: files.local_files(table) for name, table in views.items() if not isinstance(table, pa.Schema)}
+    connection.execute("SET allowed_paths = $paths", {"paths": [path for paths in own.values() for path in paths]})
+    connection.execute("SET temp_directory = ''")  # or what is there could be read, too
+    # From here on no extension is fetched and no other file opened. It cannot be switched on again.
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET parquet_metadata_cache = true")
+    for name, table in views.items():
+        source = quoted(f"delta:{name}")
+        if isinstance(table, pa.Schema):
+            connection.register(f"delta:{name}", table.empty_table())
+        elif own[name]:
+            source = files.scan_sql(connection, name, table, own[name], by_name=by_name)
+        else:
+            connection.register(f"delta:{name}", table.to_pyarrow_dataset())
+        columns = _projection(connection.sql(f"FROM {source}"), _incoming)
+        connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT {columns} FROM {source}")  # noqa: S608
     return connection
 
 
-def create_view(connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable) -> None:
-    """Make a view of a Delta table, its VARIANTs as DuckDB's; filters and columns reach the table's files."""
-    source = f"delta:{name}"
-    connection.register(source, table.to_pyarrow_dataset())
-    columns = _projection(connection.sql(f"FROM {quoted(source)}"), _incoming)
-    connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT {columns} FROM {quoted(source)}")  # noqa: S608
+def select(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
+    """Return the one statement of a query, which has to be one that reads.
+
+    Raises:
+        QueryError: it is none, or more than one, or of another kind.
+        duckdb.Error: it cannot be parsed.
+    """
+    import duckdb
+
+    statements = connection.extract_statements(query)
+    if len(statements) != 1:
+        raise QueryError(f"The query has {len(statements)} statements, and one is run at a time. Try: {_EXAMPLE}")
+    kind = statements[0].type
+    if kind not in {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}:
+        raise QueryError(
+            f"The query is a statement of the kind {kind.name}, and only what reads is run: SELECT, WITH, FROM, "
+            f"DESCRIBE, SUMMARIZE, EXPLAIN. Try: {_EXAMPLE}"
+        )
+    return statements[0]
 
 
 def to_arrow(relation: duckdb.DuckDBPyRelation) -> pa.Table:

@@ -11,50 +11,26 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tracelake.destinations.base import Destination
-from tracelake.errors import MissingDependencyError, QueryError
-from tracelake.query import duck
-from tracelake.query.table import open_table, reading
-from tracelake.query.text import clean
-from tracelake.redaction import redact
+from tracelake.query.reader import open_reader
 from tracelake.spans import tables, variant
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
-
-_VIEW = "spans"
-_EXAMPLE = 'tracelake sql "SELECT name, count(*) AS calls FROM spans GROUP BY name"'
 
 
 def sql(query: str, destination: Destination) -> pa.Table:
-    """Return what one SELECT statement finds in the view `spans` over the table of a destination.
+    """Return what one SELECT statement finds in the views `spans` and `annotations` over the tables of a destination.
 
-    Filters and columns reach the table's files: `WHERE trace_id = '...'` reads few of them. SQL reads this one table
-    only: no other file, no network, and it changes nothing. A VARIANT column of the result is Arrow's struct of two
-    binaries; `rows_of` decodes it.
+    Filters and columns reach a table's files: `WHERE trace_id = '...'` reads few of them. SQL reads these tables only:
+    no other file, no network, and it changes nothing. A VARIANT column of the result is Arrow's struct of two binaries;
+    `rows_of` decodes it. A table whose files are closed to us is read by a SQL warehouse, in its dialect.
 
     Raises:
         QueryError: the statement is wrong or is no SELECT, or the table is missing or cannot be read.
         MissingDependencyError: DuckDB, delta-rs or pyarrow is not installed.
     """
-    try:
-        import duckdb
-    except ImportError as error:
-        raise MissingDependencyError(
-            "SQL needs the package 'duckdb', which is not installed here. Run: pip install 'tracelake[sql]'"
-        ) from error
-    table = open_table(destination)
-    with reading(destination.target), duck.connect() as connection:
-        try:
-            statement = _statement(connection, query)
-            duck.create_view(connection, _VIEW, table)
-            return duck.to_arrow(connection.sql(statement))
-        except duckdb.Error as error:
-            # It points at a place in the query, so its lines stay.
-            reason = "\n".join(clean(line) for line in redact(str(error)).strip().splitlines())
-            raise QueryError(
-                f'DuckDB refuses the query: {reason}\nSee the columns with: tracelake sql "DESCRIBE {_VIEW}"'
-            ) from error
+    with open_reader(destination) as reader:
+        return reader.run(query)
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -70,21 +46,6 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
         columns = [column.to_pylist() for column in batch.columns]
         for cells in zip(*columns, strict=True):
             yield {name: convert(cell) for (name, convert), cell in zip(plain, cells, strict=True)}
-
-
-def _statement(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
-    import duckdb
-
-    statements = connection.extract_statements(query)
-    if len(statements) != 1:
-        raise QueryError(f"The query has {len(statements)} statements, and one is run at a time. Try: {_EXAMPLE}")
-    kind = statements[0].type
-    if kind not in {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}:
-        raise QueryError(
-            f"The query is a statement of the kind {kind.name}, and only what reads is run: SELECT, WITH, FROM, "
-            f"DESCRIBE, SUMMARIZE, EXPLAIN. Try: {_EXAMPLE}"
-        )
-    return statements[0]
 
 
 def _plain(kind: pa.DataType) -> Callable[[Any], Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tracelake.destinations.base import Destination
 from tracelake.destinations.delta import DeltaDestination
+from tracelake.destinations.unity.statements import WarehouseTable
 from tracelake.errors import DeliveryError, MissingDependencyError, PermanentDeliveryError, QueryError, TracelakeError
 from tracelake.redaction import one_line
 from tracelake.spans import tables
@@ -21,16 +22,18 @@ if TYPE_CHECKING:
 class ReadableDestination(Protocol):
     """A destination whose spans can be read back, beside the Delta tables that are read by their location."""
 
-    def open_table(self) -> DeltaTable:
-        """Open the table for reading. Blocks.
+    def open_table(self) -> DeltaTable | WarehouseTable:
+        """Open the table for reading: its files, or by a SQL warehouse. Blocks.
 
         Raises:
             DeliveryError, QueryError: it cannot be opened.
         """
 
 
-def open_table(destination: Destination) -> DeltaTable:
+def open_table(destination: Destination) -> DeltaTable | WarehouseTable:
     """Open the span table of a destination at its newest version, with the environment's credentials.
+
+    A table in Unity Catalog whose files are closed to us is one that a SQL warehouse reads.
 
     Raises:
         QueryError: there is no table, it is not a span table, it cannot be read, or the destination is not a table.
@@ -48,7 +51,7 @@ def open_table(destination: Destination) -> DeltaTable:
     with reading(destination.target):
         if isinstance(destination, DeltaDestination):
             try:
-                table = DeltaTable(destination.location)
+                table: DeltaTable | WarehouseTable = DeltaTable(destination.location)
             except TableNotFoundError as error:
                 raise QueryError(
                     f"There is no table at {destination.target}. Look with `tracelake status` whether spans still "
@@ -62,10 +65,21 @@ def open_table(destination: Destination) -> DeltaTable:
                 "Look there with its own tools, or name a table with `--target`."
             )
         try:
-            tables.schema_version(json.loads(table.schema().to_json()), table.metadata().configuration)
+            version_of(table)
         except PermanentDeliveryError as error:
             raise QueryError(f"The table {destination.target} cannot be read as spans. {error}") from error
         return table
+
+
+def version_of(table: DeltaTable | WarehouseTable) -> tables.Version:
+    """Return the schema version of a span table.
+
+    Raises:
+        PermanentDeliveryError: it is no span table.
+    """
+    if isinstance(table, WarehouseTable):
+        return tables.schema_version(table.info.schema, table.info.properties)
+    return tables.schema_version(json.loads(table.schema().to_json()), table.metadata().configuration)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tracelake.destinations.base import Destination
+from tracelake.destinations.unity.statements import WarehouseTable
 from tracelake.errors import QueryError, TraceNotFoundError
 from tracelake.query.table import open_table, reading
 from tracelake.redaction import one_line
@@ -123,21 +124,29 @@ def get_trace(trace_id: str, destination: Destination) -> Trace:
         DamageError: a value of the trace cannot be read.
     """
     wanted = parse_trace_id(trace_id)
-    table = open_table(destination)
-    with reading(destination.target):
-        import pyarrow as pa
-        from deltalake import QueryBuilder
-
-        # The id is 32 hex digits by now, so there is nothing in it to escape.
-        found = QueryBuilder().register("spans", table)
-        arrow = pa.table(found.execute(f"SELECT * FROM spans WHERE {tables.TRACE_ID} = '{wanted}'"))  # noqa: S608
-    if not arrow.num_rows:
+    records = _records(destination, wanted)
+    if not records:
         raise TraceNotFoundError(
             f"The table {destination.target} has no span of trace {wanted}. If it ended a moment ago, call "
             "`tracelake.flush()` in the service or look with `tracelake status` whether its spans still wait for "
             "delivery; if it went elsewhere, name that table with `--target`."
         )
-    return Trace.of(wanted, rows.from_arrow(arrow))
+    return Trace.of(wanted, records)
+
+
+def _records(destination: Destination, trace_id: str) -> list[SpanRecord]:
+    table = open_table(destination)
+    # The id is 32 hex digits by now, so there is nothing in it to escape.
+    statement = f"SELECT * FROM spans WHERE {tables.TRACE_ID} = '{trace_id}'"  # noqa: S608
+    with reading(destination.target):
+        if isinstance(table, WarehouseTable):
+            found = table.query(statement, {"spans": table.info.name.sql})
+            return rows.from_json([name for name, _ in found.columns], found.rows)
+
+        import pyarrow as pa
+        from deltalake import QueryBuilder
+
+        return rows.from_arrow(pa.table(QueryBuilder().register("spans", table).execute(statement)))
 
 
 def parse_trace_id(text: str) -> str:

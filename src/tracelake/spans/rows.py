@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _KINDS = {name: number for number, name in enumerate(tables.SPAN_KINDS)}
 _STATUS_CODES = {name: number for number, name in enumerate(tables.STATUS_CODES)}
 _COLUMNS_READ = frozenset(field["name"] for field in tables.delta_schema(2)["fields"])
+_TEXTS = frozenset(field["name"] for field in tables.delta_schema(2)["fields"] if field["type"] in ("string", "date"))
 
 
 def to_arrow(records: Sequence[SpanRecord], schema: pa.Schema) -> pa.RecordBatch:
@@ -78,6 +80,14 @@ def from_arrow(rows: pa.RecordBatch | pa.Table) -> list[SpanRecord]:
     wanted = [name for name in names if name in _COLUMNS_READ]
     cells = zip(*(rows.column(name).to_pylist() for name in wanted), strict=True)
     return [_record(dict(zip(wanted, row, strict=True))) for row in cells]
+
+
+def from_json(columns: Sequence[str], cells: Sequence[Sequence[str | None]]) -> list[SpanRecord]:
+    """Return the records of rows whose cells are text, as a SQL warehouse answers: a nested column is its JSON.
+
+    Columns are taken as `from_arrow` does; a MAP and a VARIANT are the same JSON.
+    """
+    return [_record({name: _cell(name, text) for name, text in zip(columns, row, strict=True)}) for row in cells]
 
 
 def _built(records: Sequence[SpanRecord], schema: pa.Schema, builds: Sequence[Build]) -> pa.RecordBatch:
@@ -143,6 +153,28 @@ def _record(row: Mapping[str, Any]) -> SpanRecord:
         resource=line.pack(_resource(row)),
         scope=line.pack(_scope(row)),
     )
+
+
+def _cell(name: str, text: str | None) -> Any:
+    if text is None or name in _TEXTS:
+        return text
+    if name == tables.TIME:
+        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    found = json.loads(text)
+    if name == tables.ATTRIBUTES:
+        return _pairs(found)
+    return [_with_pairs(each) for each in found] if isinstance(found, list) else _with_pairs(found)
+
+
+def _with_pairs(part: Any) -> Any:
+    if isinstance(part, dict) and tables.ATTRIBUTES in part:
+        return {**part, tables.ATTRIBUTES: _pairs(part[tables.ATTRIBUTES])}
+    return part
+
+
+def _pairs(attributes: Any) -> list[tuple[str, Any]]:
+    # A dict would be taken for the two binaries of a VARIANT.
+    return list(attributes.items()) if isinstance(attributes, dict) else []
 
 
 def _start(row: Mapping[str, Any]) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tracelake.databricks.catalog import Catalog, TableInfo
     from tracelake.destinations.delta import DeltaSink
     from tracelake.destinations.maintenance import Elsewhere
+    from tracelake.destinations.unity.statements import WarehouseTable
 
 _log = logging.getLogger("tracelake.shipper")
 
@@ -96,17 +97,28 @@ class UnityCatalogDestination:
 
         return UnityCatalogSink(self.name, Catalog(connect()), _transport())
 
-    def open_table(self) -> DeltaTable:
-        """Open the table for reading, by temporary credentials for that.
+    def open_table(self) -> DeltaTable | WarehouseTable:
+        """Open the table for reading: its files by temporary credentials, or by a SQL warehouse if they are closed.
 
         Raises:
+            QueryError: nothing has been written to it yet, or neither its files nor a warehouse may be used.
             DeliveryError: there is no access to the catalog, or to the files of the table.
         """
         from tracelake.databricks.catalog import Catalog
         from tracelake.destinations.unity.delta import open_for_reading
+        from tracelake.destinations.unity.statements import closed_files, open_warehouse
 
         catalog = Catalog(connect())
-        return open_for_reading(catalog, catalog.table(self.name))
+        table = catalog.table(self.name)
+        closed = closed_files(catalog, table)
+        if closed:
+            return open_warehouse(catalog, table, closed)
+        try:
+            return open_for_reading(catalog, table)
+        except RefusedError as error:
+            if error.status != 403 or catalog.workspace.open_source:
+                raise
+            return open_warehouse(catalog, table, str(error).rstrip("."), error)
 
     def maintained(self) -> DeltaSink | Elsewhere:
         """Return what opens the table's files by temporary credentials, or who else maintains it.

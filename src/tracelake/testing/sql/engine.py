@@ -40,11 +40,12 @@ class Engine:
         Raises:
             QueryError: a table cannot be read.
         """
-        with duck.connect() as connection:
+        opened: dict[str, Any] = {}
+        for name, table in views.items():
+            with reading(table.full_name):
+                opened[name] = self._catalog.lakehouse.open(table)
+        with duck.connect(opened, by_name=True) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            for name, table in views.items():
-                with reading(table.full_name):
-                    duck.create_view(connection, name, self._catalog.lakehouse.open(table))
             yield connection
 
     def run(

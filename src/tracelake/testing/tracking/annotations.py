@@ -1,98 +1,13 @@
-"""What MLflow knows of traces beside their spans, as rows of a table of annotations that are only ever added."""
+"""The annotations of the traces of a workspace, as rows of a table that are only ever added."""
 
 from __future__ import annotations
 
-import threading
-import time
-import uuid
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
 
-import msgspec
-
-from tracelake.spans import tables, variant
+from tracelake.spans.annotations import Annotation, Clock, to_arrow
 from tracelake.testing.state import Table
 from tracelake.testing.storage.lakehouse import Lakehouse
-from tracelake.testing.tracking.trace_views import OWN_METADATA
 from tracelake.testing.web.http import ApiError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-AnnotationType = Literal["METADATA", "TAG", "FEEDBACK", "EXPECTATION", "RUN_LINK"]
-
-# Makes the id of an annotation that has none of its own from what it is about.
-_IDS = uuid.UUID("b6f7cbd5-55d4-4d8e-9f2f-0f0b5f6f6c6e")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_VARIANTS = ("value", "metadata")
-
-
-class Annotation(msgspec.Struct, kw_only=True):
-    """One version of an annotation.
-
-    Attributes:
-        value: a plain value.
-        metadata: text by key.
-        created_us: microseconds since the Unix epoch; 0 is now.
-        deleted: whether this version removes the annotation.
-    """
-
-    annotation_id: str
-    annotation_type: AnnotationType
-    trace_id: str
-    span_id: str = ""
-    name: str
-    value: Any = None
-    comment: str | None = None
-    metadata: dict[str, str] | None = None
-    created_us: int = 0
-    deleted: bool = False
-
-
-def info(trace_id: str, value: Mapping[str, Any], *, deleted: bool = False) -> Annotation:
-    """Return the annotation that has the info of a trace; the trace is gone with it.
-
-    Beside what Databricks keeps there (client_request_id, trace_metadata, request_preview, response_preview), `value`
-    has `timestamp_us`, `duration_ns` and `state`, so that a trace with no spans has them too.
-    """
-    return Annotation(
-        annotation_id=_id(trace_id, "metadata"),
-        annotation_type="METADATA",
-        trace_id=trace_id,
-        name="metadata",
-        value=dict(value),
-        deleted=deleted,
-    )
-
-
-def tag(trace_id: str, key: str, value: str = "", *, deleted: bool = False) -> Annotation:
-    """Return the annotation of a trace's tag."""
-    return Annotation(
-        annotation_id=_id(trace_id, "tag", key),
-        annotation_type="TAG",
-        trace_id=trace_id,
-        name=key,
-        value=value,
-        deleted=deleted,
-    )
-
-
-def run_link(trace_id: str, run_id: str, *, deleted: bool = False) -> Annotation:
-    """Return the annotation that links a trace to a run."""
-    return Annotation(
-        annotation_id=_id(trace_id, "run", run_id),
-        annotation_type="RUN_LINK",
-        trace_id=trace_id,
-        name="run_link",
-        value=run_id,
-        deleted=deleted,
-    )
-
-
-def own(**values: str | None) -> dict[str, str]:
-    """Return the metadata of an annotation that is not its user's, of the values that there are."""
-    return {f"{OWN_METADATA}{name}": value for name, value in values.items() if value is not None}
 
 
 class Annotations:
@@ -100,8 +15,7 @@ class Annotations:
 
     def __init__(self, lakehouse: Lakehouse) -> None:
         self._lakehouse = lakehouse
-        self._lock = threading.Lock()
-        self._last_us = 0
+        self._clock = Clock()
 
     def add(self, table: Table, principal: str, annotations: Sequence[Annotation]) -> None:
         """Add versions of annotations, which are committed when this returns; each is later than any before.
@@ -109,65 +23,10 @@ class Annotations:
         Raises:
             ApiError: 400 INVALID_PARAMETER_VALUE, a value cannot be in a VARIANT.
         """
-        rows = [self._row(annotation, principal) for annotation in annotations]
-        if not rows:
+        if not annotations:
             return
         try:
-            batch = _batch(rows, self._lakehouse.schema(table))
+            batch = to_arrow(annotations, self._lakehouse.schema(table), principal, self._clock)
         except (OverflowError, UnicodeEncodeError) as error:
             raise ApiError(400, "INVALID_PARAMETER_VALUE", f"A value cannot be stored: {error}.") from error
         self._lakehouse.append(table, batch)
-
-    def _row(self, annotation: Annotation, principal: str) -> dict[str, Any]:
-        updated_at = _moment(self._now_us())
-        span = annotation.span_id
-        return {
-            "annotation_id": annotation.annotation_id,
-            "target_type": "SPAN" if span else "TRACE",
-            "target_id": f"{annotation.trace_id}:{span}" if span else annotation.trace_id,
-            "trace_id": annotation.trace_id,
-            "annotation_type": annotation.annotation_type,
-            "name": annotation.name,
-            "value": annotation.value,
-            "comment": annotation.comment,
-            "metadata": annotation.metadata,
-            "created_at": _moment(annotation.created_us) if annotation.created_us else updated_at,
-            "created_by": principal,
-            "updated_at": updated_at,
-            "updated_by": principal,
-            "deleted_at": updated_at if annotation.deleted else None,
-            "deleted_by": principal if annotation.deleted else None,
-        }
-
-    def _now_us(self) -> int:
-        # Of two versions the later has to be told, however short after the other it is.
-        with self._lock:
-            self._last_us = max(time.time_ns() // 1000, self._last_us + 1)
-            return self._last_us
-
-
-def _batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array([_cell(field.name, row.get(field.name)) for row in rows], field.type, from_pandas=False)
-            for field in schema
-        ],
-        schema=schema,
-    )
-
-
-def _cell(column: str, value: Any) -> Any:
-    if column not in _VARIANTS or value is None:
-        return value
-    encoded = variant.encode(value)
-    return {tables.VARIANT_METADATA: encoded.metadata, tables.VARIANT_VALUE: encoded.value}
-
-
-def _moment(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
-
-
-def _id(*parts: str) -> str:
-    return str(uuid.uuid5(_IDS, "\0".join(parts)))

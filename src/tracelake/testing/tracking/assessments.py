@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from tracelake.spans.annotations import Annotation
 from tracelake.testing.state import now_ms
-from tracelake.testing.tracking.annotations import Annotation, Annotations
+from tracelake.testing.tracking.annotations import Annotations
 from tracelake.testing.tracking.trace_json import assessment_annotation, moment
 from tracelake.testing.tracking.trace_search import Traces
 from tracelake.testing.tracking.trace_tables import Source

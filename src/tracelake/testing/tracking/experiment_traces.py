@@ -15,11 +15,12 @@ from typing import Any
 
 from tracelake.redaction import one_line
 from tracelake.spans import rows, tables
+from tracelake.spans.annotations import Annotation, annotations_schema, tag
+from tracelake.spans.annotations import info as info_annotation
 from tracelake.testing.state import Store, Table
 from tracelake.testing.storage.lakehouse import Lakehouse
-from tracelake.testing.tracking import assessments, trace_tables
-from tracelake.testing.tracking.annotations import Annotation, Annotations, tag
-from tracelake.testing.tracking.annotations import info as info_annotation
+from tracelake.testing.tracking import assessments
+from tracelake.testing.tracking.annotations import Annotations
 from tracelake.testing.tracking.trace_files import TraceFiles
 from tracelake.testing.tracking.trace_json import info_value, objects, texts
 from tracelake.testing.tracking.trace_search import Traces
@@ -118,7 +119,7 @@ class ExperimentTraces:
                 source = self._sources[experiment_id] = Source(
                     trace_location=_location(experiment_id),
                     spans=self._table(experiment_id, "spans", tables.delta_schema(2)),
-                    annotations=self._table(experiment_id, "annotations", trace_tables.annotations_schema()),
+                    annotations=self._table(experiment_id, "annotations", annotations_schema()),
                     version=2,
                     id_prefix=_PREFIX,
                 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from tracelake.databricks.columns import columns_of
 from tracelake.spans import tables
+from tracelake.spans.annotations import annotations_schema
 from tracelake.testing.state import Table
 from tracelake.testing.tracking import trace_tables
 from tracelake.testing.tracking.experiments import Experiments
@@ -281,7 +282,7 @@ def _tables(location: Location) -> Iterator[tuple[str, dict[str, Any], tables.Ve
     yield location.logs, trace_tables.logs_schema(version), version
     if version == 2:
         yield location.metrics, trace_tables.metrics_schema(), version
-    yield location.annotations, trace_tables.annotations_schema(), version
+    yield location.annotations, annotations_schema(), version
 
 
 def _kind(location: Location) -> str:

@@ -14,8 +14,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from tracelake.spans import tables
+from tracelake.spans.annotations import Annotation, own
 from tracelake.spans.record import Attributes, SpanRecord
-from tracelake.testing.tracking.annotations import Annotation, own
 from tracelake.testing.tracking.trace_tables import Source
 from tracelake.testing.web.http import ApiError, required
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tracelake.query.sql import rows_of
 from tracelake.query.traces import traces_of
 from tracelake.spans import rows, tables
+from tracelake.spans.annotations import Annotation
 from tracelake.spans.record import SpanRecord
 from tracelake.testing.sql.engine import Engine
 from tracelake.testing.state import Table
 from tracelake.testing.storage.lakehouse import Lakehouse
-from tracelake.testing.tracking.annotations import Annotation
 from tracelake.testing.tracking.trace_filter import Filter, order_sql
 from tracelake.testing.tracking.trace_json import trace_info
 from tracelake.testing.tracking.trace_tables import Source

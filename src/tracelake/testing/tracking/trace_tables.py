@@ -117,34 +117,6 @@ class Source:
         return trace_id.rpartition("/")[2].removeprefix(self.id_prefix)
 
 
-def annotations_schema() -> dict[str, Any]:
-    """Return the Delta schema of a table of annotations, as the dict of its JSON.
-
-    Its rows are never changed: of those with one `annotation_id` the latest by `updated_at` counts, and what has a
-    `deleted_at` is gone. `target_id` is the trace id, and for a span `<trace id>:<span id>`. `trace_id` is in some
-    descriptions of this table, and `target_id` in others.
-    """
-    return _delta(
-        {
-            "annotation_id": "string",
-            "target_type": "string",
-            "target_id": "string",
-            "trace_id": "string",
-            "annotation_type": "string",
-            "name": "string",
-            "value": "variant",
-            "comment": "string",
-            "metadata": "variant",
-            "created_at": "timestamp",
-            "created_by": "string",
-            "updated_at": "timestamp",
-            "updated_by": "string",
-            "deleted_at": "timestamp",
-            "deleted_by": "string",
-        }
-    )
-
-
 def logs_schema(version: tables.Version) -> dict[str, Any]:
     """Return the Delta schema of a table of OpenTelemetry log records, as the dict of its JSON."""
     attributes = _attributes(version)

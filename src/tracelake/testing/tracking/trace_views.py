@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tracelake.spans import tables
+from tracelake.spans.annotations import OWN_METADATA
 from tracelake.testing.state import Table
 from tracelake.testing.tracking import trace_tables
 
@@ -31,9 +32,6 @@ _RESPONSE = (
 )
 SPAN_TYPE = "mlflow.spanType"
 TRACE_NAME = "mlflow.traceName"
-
-# The metadata of an annotation is its user's, and beside it, under keys that begin so, what has no column of its own.
-OWN_METADATA = "mlflow.annotation."
 
 
 class TraceView(NamedTuple):

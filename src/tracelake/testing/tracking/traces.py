@@ -15,7 +15,8 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from tracelake.testing.tracking.annotations import Annotation, Annotations, info, run_link, tag
+from tracelake.spans.annotations import Annotation, info, run_link, tag
+from tracelake.testing.tracking.annotations import Annotations
 from tracelake.testing.tracking.assessments import Assessments, new
 from tracelake.testing.tracking.experiment_traces import ExperimentTraces
 from tracelake.testing.tracking.locations import Locations, location_name, require_warehouse

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tracelake.testing.tracking.annotations import run_link, tag
+from tracelake.spans.annotations import run_link, tag
 from tracelake.testing.tracking.assessments import Assessments
 from tracelake.testing.tracking.experiment_traces import ExperimentTraces, is_trace_id
 from tracelake.testing.tracking.experiments import Experiments
