@@ -32,6 +32,7 @@ HEAVY = ("pyarrow", "deltalake", "duckdb", "databricks", "mlflow", "requests", "
 FLOORS = (
     ("cli", "testing", "__main__"),
     ("",),
+    ("reading",),
     ("tracing",),
     ("recorder",),
     ("query",),

@@ -31,6 +31,9 @@ from tracelake.errors import (
     TraceNotFoundError,
     TransientDeliveryError,
 )
+from tracelake.query.sql import Rows
+from tracelake.query.traces import Trace
+from tracelake.reading import get_trace, sql
 from tracelake.recorder.recorder import flush
 from tracelake.recorder.report import FlushReport
 from tracelake.spans.record import SpanEvent, SpanLink, SpanRecord
@@ -64,6 +67,7 @@ __all__ = [
     "QueryError",
     "RefusedError",
     "Rejection",
+    "Rows",
     "SettingError",
     "Sink",
     "SpanEvent",
@@ -72,6 +76,7 @@ __all__ = [
     "SpanRecorder",
     "SpoolError",
     "TargetError",
+    "Trace",
     "TraceNotFoundError",
     "TracelakeError",
     "TracingMiddleware",
@@ -80,11 +85,13 @@ __all__ = [
     "destination",
     "flush",
     "get_current_span",
+    "get_trace",
     "get_tracing_context_headers_for_http_request",
     "propagate",
     "propagate_all",
     "set_destination",
     "set_tracing_context_from_http_request_headers",
+    "sql",
     "start_span",
     "stop_propagating_all",
     "trace",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, Field, write_deltalake
+from deltalake.schema import ArrayType, PrimitiveType
 
 from tests.query.deletion import delete_rows
 from tests.query.samples import full_span, write_table
@@ -75,6 +76,19 @@ def test_file_with_fewer_columns_than_the_table_has(tmp_path: Path, version: int
     assert (found[-1], found[0]["kind"]) == ({"name": "few", "kind": None}, "SPAN_KIND_INTERNAL")
     with open_reader(destination) as reader:
         assert [reader.run("SELECT kind FROM spans").num_rows for _ in range(2)] == [len(expected)] * 2
+
+
+@VERSIONS
+def test_column_that_no_file_has(tmp_path: Path, version: int) -> None:
+    """It was added to the table, and nothing has been written since."""
+    destination = write_table(tmp_path / "table", SPANS[:1], version)
+    kind = ArrayType(PrimitiveType("integer"), contains_null=True)
+    DeltaTable(str(tmp_path / "table")).alter.add_columns(
+        [Field("teams", kind), Field("team", PrimitiveType("string"))]
+    )
+    assert list(rows_of(sql("SELECT name, teams, team FROM spans", destination))) == [
+        {"name": "span 1", "teams": None, "team": None}
+    ]
 
 
 @VERSIONS

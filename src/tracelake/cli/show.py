@@ -9,9 +9,7 @@ from typing import Any
 from tracelake.cli.options import Commands, add_command, add_json, add_target, chosen_destination, trace_id
 from tracelake.cli.output import EXIT_OK, json_text, progress, style_of
 from tracelake.query.traces import Trace, get_trace
-from tracelake.query.tree import render, service_name
-from tracelake.spans import line, tables
-from tracelake.spans.record import SpanRecord
+from tracelake.query.tree import render
 
 _DETAILS = """
 Reads the trace from the table and prints what called what, in which service, when, and
@@ -61,33 +59,5 @@ def trace_fields(trace: Trace, target: str) -> dict[str, Any]:
         "start_time_unix_nano": trace.start_time_unix_nano,
         "duration_ns": trace.duration_ns,
         "duplicates": trace.duplicates,
-        "spans": [_span_fields(span) for span in trace.spans],
-    }
-
-
-def _span_fields(span: SpanRecord) -> dict[str, Any]:
-    resource, scope = line.resource_of(span), line.scope_of(span)
-    return {
-        "trace_id": span.trace_id,
-        "span_id": span.span_id,
-        "parent_span_id": span.parent_span_id,
-        "name": span.name,
-        "kind": tables.SPAN_KINDS[span.kind],
-        "service_name": service_name(span),
-        "start_time_unix_nano": span.start_time_unix_nano,
-        "end_time_unix_nano": span.end_time_unix_nano,
-        "duration_ns": span.end_time_unix_nano - span.start_time_unix_nano,
-        "status": {"code": tables.STATUS_CODES[span.status_code], "message": span.status_message},
-        "attributes": span.attributes,
-        "events": [
-            {"name": event.name, "time_unix_nano": event.time_unix_nano, "attributes": event.attributes}
-            for event in span.events
-        ],
-        "links": [
-            {"trace_id": link.trace_id, "span_id": link.span_id, "attributes": link.attributes} for link in span.links
-        ],
-        "resource": {"attributes": resource.attributes},
-        "scope": {"name": scope.name, "version": scope.version, "attributes": scope.attributes},
-        "trace_state": span.trace_state,
-        "flags": span.flags,
+        "spans": trace.to_dicts(),
     }

@@ -92,13 +92,21 @@ def resolve_named(target: Target | Sequence[Target]) -> tuple[Destination, ...]:
     Raises:
         TargetError: one is not understood, or not allowed.
     """
+    destinations = parse_named(target)
+    require_unity_catalog(destinations, read_environment()["MLFLOW_TRACKING_URI"])
+    return destinations
+
+
+def parse_named(target: Target | Sequence[Target]) -> tuple[Destination, ...]:
+    """Return the destinations that code names, to read from: there the rule on Databricks workspaces says nothing.
+
+    Raises:
+        TargetError: a target is not understood.
+    """
     environ = read_environment()
     if isinstance(target, (list, tuple)):
-        destinations = parse_targets([_without_location(item, environ) for item in target])
-    else:
-        destinations = parse_targets(_without_location(target, environ))
-    require_unity_catalog(destinations, environ["MLFLOW_TRACKING_URI"])
-    return destinations
+        return parse_targets([_without_location(item, environ) for item in target])
+    return parse_targets(_without_location(target, environ))
 
 
 def is_databricks(tracking_uri: str) -> bool:

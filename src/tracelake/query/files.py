@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from tracelake.spans import tables
+
 if TYPE_CHECKING:
     import duckdb
     from deltalake import DeltaTable
@@ -54,7 +56,21 @@ def scan_sql(
             f'SELECT * EXCLUDE ("{_PATH}", {_ROW}) FROM {scan} AS scanned '  # noqa: S608
             f'WHERE NOT EXISTS (FROM {marked} AS marked WHERE marked.path = "{_PATH}" AND marked.row = {_ROW})'
         )
-    return f"({' UNION ALL BY NAME '.join(parts)})"
+    scan = f"({' UNION ALL BY NAME '.join(parts)})"
+    columns = connection.sql(f"FROM {scan}").columns
+    missing = [field for field in tables.arrow_schema(_schema(table)) if field.name not in columns]
+    if not missing:
+        return scan
+    # No file has what was added to the table after the last of them.
+    import pyarrow as pa
+
+    connection.register(f"added:{name}", pa.schema(missing).empty_table())
+    return f'(FROM {scan} UNION ALL BY NAME FROM "added:{name}")'
+
+
+def _schema(table: DeltaTable) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(table.schema().to_json())
+    return found
 
 
 def _read(
@@ -66,7 +82,7 @@ def _read(
     if not by_name:
         first = connection.sql(f"FROM {scan})")
         held = dict(zip(first.columns, first.types, strict=True))
-        by_name = not _has_all(held, json.loads(table.schema().to_json()))
+        by_name = not _has_all(held, _schema(table))
     return f"{scan}, union_by_name = true)" if by_name else f"{scan})"
 
 

@@ -8,14 +8,53 @@ and cast to what the value is: `attributes['key']::VARCHAR`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tracelake.destinations.base import Destination
+from tracelake.query.convert import data_frame
 from tracelake.query.reader import open_reader
 from tracelake.spans import tables, variant
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
+
+
+@dataclass(frozen=True, repr=False)
+class Rows:
+    """The result of a query: iterate over it for rows as dicts, or take it as a whole.
+
+    A MAP is a dict, and a VARIANT what it holds.
+    """
+
+    _table: pa.Table
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names, in the order of the query."""
+        return list(self._table.column_names)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return rows_of(self._table)
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} rows of {', '.join(self.columns)}>"
+
+    def to_arrow(self) -> pa.Table:
+        """Return the result as Arrow; a VARIANT there is a struct of two binaries."""
+        return self._table
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the result as a DataFrame, its cells as the dicts have them.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return data_frame(self, self.columns)
 
 
 def sql(query: str, destination: Destination) -> pa.Table:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from tracelake.destinations.base import Destination
 from tracelake.destinations.unity.statements import WarehouseTable
@@ -14,6 +15,11 @@ from tracelake.query.table import open_table, reading
 from tracelake.redaction import one_line
 from tracelake.spans import rows, tables
 from tracelake.spans.record import SpanRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from mlflow.entities import Trace as MlflowTrace
 
 _TRACE_ID = re.compile(r"(?:trace:/.*/|tr-)?([0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})", re.IGNORECASE)
 
@@ -88,6 +94,40 @@ class Trace:
     def children(self, span: SpanRecord) -> tuple[SpanRecord, ...]:
         """Return the spans whose parent is `span`, by start time."""
         return self._by_parent.get(span.span_id, ())
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return its spans as plain values, with the fields of `tracelake show --json`."""
+        from tracelake.query.convert import span_fields
+
+        return [span_fields(span) for span in self.spans]
+
+    def to_arrow(self) -> pa.Table:
+        """Return its spans as rows of a version 1 table, whose attributes are text."""
+        import pyarrow as pa
+
+        return pa.Table.from_batches([rows.to_arrow(self.spans, tables.span_schema(1))])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return its spans as a DataFrame, with the fields of `to_dicts` as columns.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        from tracelake.query.convert import data_frame
+
+        found = self.to_dicts()
+        return data_frame(found, found[0] if found else ())
+
+    def to_mlflow(self) -> MlflowTrace:
+        """Return it as MLflow's `Trace`; its tags and metadata are those of its root span.
+
+        Raises:
+            MissingDependencyError: MLflow is not installed.
+            QueryError: it has no root span.
+        """
+        from tracelake.query.convert import mlflow_trace
+
+        return mlflow_trace(self)
 
     @cached_property
     def _by_id(self) -> dict[str, SpanRecord]:
