@@ -120,17 +120,6 @@ def test_parameters_of_a_statement(workspace: MockWorkspace) -> None:
         assert reader.run(statement, {"name": "' OR true --", "start": 0}).num_rows == 0
 
 
-def test_parts_of_a_table_are_guessed_by_its_times(workspace: MockWorkspace) -> None:
-    """As if spans came evenly; at its end there is nothing more."""
-    filled(workspace, 1)
-    close_files(workspace)
-    last = max(span.start_time_unix_nano for span in SPANS)
-    with open_reader(parse_target(NAME)) as reader:
-        assert (reader.recent(10**12), reader.earliest(10**12)) == (0, None)
-        assert (reader.recent(0), reader.recent(1, last)) == (last + 1, 0)
-        assert reader.earliest(0) == min(span.start_time_unix_nano for span in SPANS)
-
-
 def test_without_a_warehouse_the_error_says_both(workspace: MockWorkspace) -> None:
     """Why not the files, and what would help."""
     filled(workspace, 1)

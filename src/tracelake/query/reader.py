@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tracelake.databricks.columns import type_text
 from tracelake.destinations.annotations import annotations_table, open_annotations
@@ -14,8 +14,7 @@ from tracelake.destinations.base import Destination
 from tracelake.destinations.unity.statements import WarehouseTable
 from tracelake.errors import MissingDependencyError, QueryError
 from tracelake.query import duck
-from tracelake.query.extents import Extents
-from tracelake.query.table import open_table, reading, version_of
+from tracelake.query.table import open_table, reading
 from tracelake.query.text import clean
 from tracelake.redaction import redact
 from tracelake.spans import tables
@@ -27,23 +26,10 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 SPANS, ANNOTATIONS = "spans", "annotations"
-Dialect = Literal["duckdb", "databricks"]
-
-# What a table is taken to hold where no statistics are at hand: a hundred spans a second.
-_NS_A_SPAN = 10_000_000
 
 
 class Reader(Protocol):
-    """A span table and the annotations beside it, as they were when it was opened.
-
-    Attributes:
-        version: schema version of the span table.
-        dialect: of the SQL that `run` takes.
-    """
-
-    destination: Destination
-    version: tables.Version
-    dialect: Dialect
+    """A span table and the annotations beside it, as they were when it was opened."""
 
     def run(self, statement: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """Return what one SELECT finds in the relations `spans` and `annotations`; without a table the latter is empty.
@@ -55,24 +41,12 @@ class Reader(Protocol):
             QueryError: the statement is wrong, or a table cannot be read.
         """
 
-    def recent(self, rows: int, before_ns: int | None = None) -> int:
-        """Return a time such that about so many spans started from then until `before_ns`; 0 if it has no more.
-
-        Times are nanoseconds since the Unix epoch, and None is the end of time. It is made from statistics.
-        """
-
-    def earliest(self, rows: int, after_ns: int = 0) -> int | None:
-        """Return a time such that about so many spans started from `after_ns` until then; None if it has no more."""
-
 
 class FilesReader:
     """Reads the files of Delta tables."""
 
-    dialect: Dialect = "duckdb"
-
     def __init__(self, destination: Destination, table: DeltaTable) -> None:
-        self.destination = destination
-        self.version = version_of(table)
+        self._destination = destination
         self._table = table
         self._by_name = False
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -82,7 +56,7 @@ class FilesReader:
         """Return what one SELECT finds; DuckDB runs it."""
         import duckdb
 
-        with reading(self.destination.target):
+        with reading(self._destination.target):
             try:
                 connection = self._connected(with_annotations=ANNOTATIONS in statement)
                 try:
@@ -102,30 +76,18 @@ class FilesReader:
                     f'DuckDB refuses the query: {reason}\nSee the columns with: tracelake sql "DESCRIBE {SPANS}"'
                 ) from error
 
-    def recent(self, rows: int, before_ns: int | None = None) -> int:
-        """Return the time, from the statistics of the table's files."""
-        return self._files.recent(rows, before_ns)
-
-    def earliest(self, rows: int, after_ns: int = 0) -> int | None:
-        """Return the time, from the statistics of the table's files."""
-        return self._files.earliest(rows, after_ns)
-
     def close(self) -> None:
         """Let go of the connection; may be repeated."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
-    @cached_property
-    def _files(self) -> Extents:
-        return Extents.of(self._table)
-
     def _connected(self, *, with_annotations: bool) -> duckdb.DuckDBPyConnection:
         if self._connection is None or (with_annotations and not self._has_annotations):
             self.close()
             views: dict[str, DeltaTable | pa.Schema] = {SPANS: self._table}
             if with_annotations:
-                table = open_annotations(self.destination)
+                table = open_annotations(self._destination)
                 views[ANNOTATIONS] = tables.arrow_schema(annotations_schema()) if table is None else table
             self._connection = duck.connect(views, by_name=self._by_name)
             self._has_annotations = with_annotations
@@ -140,18 +102,15 @@ class FilesReader:
 class WarehouseReader:
     """Has a SQL warehouse read the tables."""
 
-    dialect: Dialect = "databricks"
-
     def __init__(self, destination: Destination, table: WarehouseTable) -> None:
-        self.destination = destination
-        self.version = version_of(table)
+        self._destination = destination
         self._table = table
 
     def run(self, statement: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """Return what one SELECT finds; the warehouse runs it."""
         import pyarrow as pa
 
-        with reading(self.destination.target):
+        with reading(self._destination.target):
             relations = {SPANS: self._table.info.name.sql}
             if ANNOTATIONS in statement:
                 relations[ANNOTATIONS] = self._annotations
@@ -159,18 +118,6 @@ class WarehouseReader:
         cells = zip(*found.rows, strict=True) if found.rows else [() for _ in found.columns]
         arrays = [_array(kind, column) for (_, kind), column in zip(found.columns, cells, strict=True)]
         return pa.Table.from_arrays(arrays, names=[name for name, _ in found.columns])
-
-    def recent(self, rows: int, before_ns: int | None = None) -> int:
-        """Return the time, as if spans came evenly, so many a second."""
-        first, last = self._times
-        found = (last + 1 if before_ns is None else before_ns) - rows * _NS_A_SPAN
-        return found if found > first else 0
-
-    def earliest(self, rows: int, after_ns: int = 0) -> int | None:
-        """Return the time, as `recent` does."""
-        first, last = self._times
-        found = max(first, after_ns) + rows * _NS_A_SPAN
-        return found if found <= last else None
 
     @cached_property
     def _annotations(self) -> str:
@@ -181,14 +128,6 @@ class WarehouseReader:
             f"CAST(NULL AS {type_text(field['type'])}) AS {field['name']}" for field in annotations_schema()["fields"]
         )
         return f"(SELECT {columns} WHERE false)"
-
-    @cached_property
-    def _times(self) -> tuple[int, int]:
-        # The warehouse knows these without reading a file.
-        statement = f"SELECT min({tables.START_TIME}) AS first, max({tables.START_TIME}) AS last FROM {SPANS}"  # noqa: S608
-        row = self.run(statement).to_pylist()[0]
-        first, last = row.values()
-        return int(first or 0), int(last or 0)
 
 
 def _array(kind: str, cells: Sequence[str | None]) -> pa.Array:
