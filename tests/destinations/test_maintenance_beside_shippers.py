@@ -29,9 +29,15 @@ import sys, time
 from tests.destinations.contract import batch
 from tests.numbered import record
 from tracelake.destinations.delta import DeltaSink
+from tracelake.errors import TransientDeliveryError
 sink = DeltaSink(sys.argv[1], version=1, create=True)
 for number in range(1, int(sys.argv[2]) + 1):
-    sink.write(batch(number, [record(number)]))
+    while True:
+        try:
+            sink.write(batch(number, [record(number)]))
+            break
+        except TransientDeliveryError:  # a commit that lost against a deletion, say: a shipper tries again
+            continue
     time.sleep(0.05)
 """
 
