@@ -129,6 +129,11 @@ class Trace:
 
         return mlflow_trace(self)
 
+    def _repr_html_(self) -> str:
+        from tracelake.query.html import trace_html
+
+        return trace_html(self)
+
     @cached_property
     def _by_id(self) -> dict[str, SpanRecord]:
         return {span.span_id: span for span in self.spans}
