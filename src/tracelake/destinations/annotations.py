@@ -46,7 +46,7 @@ def open_annotations(destination: Destination) -> DeltaTable | None:
 def _open_named(name: TableName) -> DeltaTable | None:
     from tracelake.databricks.catalog import Catalog
     from tracelake.databricks.workspace import connect
-    from tracelake.destinations.unity.delta import open_for_reading
+    from tracelake.destinations.unity.delta import opened_files
 
     catalog = Catalog(connect())
-    return open_for_reading(catalog, catalog.table(name)) if catalog.has_table(name) else None
+    return opened_files(catalog, catalog.table(name)) if catalog.has_table(name) else None

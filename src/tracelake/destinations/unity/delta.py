@@ -96,11 +96,20 @@ def open_for_reading(catalog: Catalog, table: TableInfo) -> DeltaTable:
         QueryError: nothing has been written to it yet.
         DeliveryError: the catalog gives no access to the files, or they cannot be read.
     """
-    credentials = catalog.vend(table, write=False)
-    found = DeltaSink(credentials.location, options=credentials.options, version=1, create=False).table()
+    found = opened_files(catalog, table)
     if found is None:
         raise QueryError(f"Nothing has been written to {table.name} yet: there is no table at {table.location}.")
     return found
+
+
+def opened_files(catalog: Catalog, table: TableInfo) -> DeltaTable | None:
+    """Return the files of a table, to be read; None if nothing has been written yet.
+
+    Raises:
+        DeliveryError: the catalog gives no access to the files, or they cannot be read.
+    """
+    credentials = catalog.vend(table, write=False)
+    return DeltaSink(credentials.location, options=credentials.options, version=1, create=False).table()
 
 
 def open_for_maintenance(catalog: Catalog, table: TableInfo) -> DeltaSink | Elsewhere:
