@@ -25,7 +25,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tracelake"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 500
-HEAVY = ("pyarrow", "deltalake", "duckdb", "databricks", "mlflow", "requests", "httpx", "fastapi", "numpy", "pandas")
+HEAVY = (
+    "pyarrow",
+    "deltalake",
+    "duckdb",
+    "databricks",
+    "mlflow",
+    "requests",
+    "httpx",
+    "fastapi",
+    "numpy",
+    "pandas",
+    "matplotlib",
+)
 
 # Imports point from a floor to those below it, or stay on it. The package itself, which holds the public names, is
 # above all rooms but the two that use it.

@@ -18,7 +18,7 @@ from tracelake.spans.record import SpanEvent, SpanRecord
 
 ELEMENTS = {"div", "style", "b", "br", "span", "code", "details", "summary", "pre"}
 ATTRIBUTES = {"class", "style", "title"}
-STYLE = re.compile(r"padding-left:\d+px|left:-?[\d.]+%;width:[\d.]+%;background:#[0-9a-f]{6}")
+STYLE = re.compile(r"padding-left:\d+px|(?:left:-?[\d.]+%;width:[\d.]+%;)?background:#[0-9a-f]{6}")
 ROOT = service_span(1, "agent", name="answer", start_time_unix_nano=1_000, end_time_unix_nano=2_000)
 
 
@@ -85,8 +85,9 @@ def test_bars_are_where_and_as_long_as_their_spans() -> None:
     child = service_span(2, "tools", parent_span_id=ROOT.span_id, start_time_unix_nano=1_250, end_time_unix_nano=1_750)
     html = Trace.of(TRACE_ID, [ROOT, child])._repr_html_()
     assert re.findall(r"left:([\d.]+)%;width:([\d.]+)%", html) == [("0.00", "100.00"), ("25.00", "50.00")]
-    one, two = re.findall(r"background:(#\w+)\"", html)
+    one, two = re.findall(r"width:[\d.]+%;background:(#\w+)\"", html)
     assert one != two
+    assert re.findall(r"tl-key\" style=\"background:(#\w+)\"></span>(\w+)<", html) == [(one, "agent"), (two, "tools")]
     assert re.findall(r"padding-left:(\d+)px", html) == ["0", "12"]
 
 
@@ -117,10 +118,13 @@ def test_no_text_of_a_span_is_html(text: str) -> None:
 
 def test_huge_trace_is_cut() -> None:
     """With the count of what is left out, of spans, events, attributes and characters."""
-    many = [service_span(number, "agent", parent_span_id=ROOT.span_id) for number in range(2, 3_000)]
+    many = [service_span(number, f"s{number % 30}", parent_span_id=ROOT.span_id) for number in range(2, 3_000)]
+    many[-2].status_code = 2
     shown = page(ROOT, *many)
     assert shown.spans == 1_000
-    assert "1,999 more spans not shown here; " in shown.text
+    for text in ("(1,998 more spans)", "✗ span 2998", "(1 more span)", "1,000 of 2,999 spans are shown", "1 error"):
+        assert text in shown.text
+    assert "11 more services" in shown.text
     large = service_span(
         1,
         "agent",

@@ -9,21 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 from itertools import islice
-from zlib import crc32
 
-from tracelake.query.outline import Node, label, outline
-from tracelake.query.text import clean, duration_text
+from tracelake.query.colours import ERROR, service_colours
+from tracelake.query.outline import STATUS_ERROR, Node, label, shortened
+from tracelake.query.text import clean, counted, duration_text
 from tracelake.query.traces import Trace
-from tracelake.query.tree import (
-    SPAN_INPUTS,
-    SPAN_OUTPUTS,
-    STATUS_ERROR,
-    counted,
-    facts,
-    labels,
-    service_name,
-    too_early,
-)
+from tracelake.query.tree import SPAN_INPUTS, SPAN_OUTPUTS, facts, labels, service_name, too_early
 from tracelake.spans.record import Attributes, SpanRecord
 from tracelake.spans.values import json_text
 
@@ -33,19 +24,24 @@ _MAX_TEXT = 5_000
 _MAX_ATTRIBUTES = 100
 _MAX_EVENTS = 50
 _MAX_INDENTS = 20
-# Bars of one service have one colour.
-_COLOURS = ("#4c8dd6", "#c9822b", "#4fa36c", "#a373c9", "#c95f8f", "#3aa3a8", "#96923a", "#8a7fdb")
-_ERROR = "#e5484d"
+_MAX_SERVICES = 20
 
 _STYLE = f"""
 .tracelake{{font:13px/1.5 system-ui,sans-serif;color:inherit;max-width:1100px}}
 .tracelake .tl-head b{{font-size:14px}}
 .tracelake .tl-head,.tracelake .tl-note{{padding:2px 6px}}
 .tracelake .tl-dim,.tracelake .tl-note{{opacity:.7}}
-.tracelake .tl-error{{color:{_ERROR};font-weight:600}}
+.tracelake .tl-error{{color:{ERROR};font-weight:600}}
+:is([data-jp-theme-light="false"],.vscode-dark,.vscode-high-contrast,[theme="dark"]) .tracelake .tl-error{{
+color:#ff7b72}}
+.tracelake .tl-key{{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:4px}}
+.tracelake .tl-service{{display:inline-block;margin-right:12px}}
 .tracelake details{{border-top:1px solid rgba(128,128,128,.25)}}
 .tracelake summary{{display:grid;grid-template-columns:minmax(150px,2fr) 3fr 80px;gap:8px;align-items:center;
 cursor:pointer;padding:2px 6px;list-style:none}}
+.tracelake .tl-name::before{{content:"▸";display:inline-block;width:14px;opacity:.7}}
+.tracelake details[open]>summary>.tl-name::before{{content:"▾"}}
+.tracelake summary::-webkit-details-marker{{display:none}}
 .tracelake summary:hover{{background:rgba(128,128,128,.12)}}
 .tracelake .tl-name{{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
 .tracelake .tl-line{{position:relative;height:12px;background:rgba(128,128,128,.12);border-radius:2px}}
@@ -58,7 +54,7 @@ white-space:pre-wrap;overflow-wrap:anywhere;max-height:300px;overflow:auto;font:
 
 
 def trace_html(trace: Trace) -> str:
-    """Return a trace as an element that stands alone; of a trace of very many spans the first in the tree's order."""
+    """Return a trace as an element that stands alone; of a trace of very many spans, some."""
     return "".join(_parts(trace))
 
 
@@ -69,22 +65,36 @@ def _parts(trace: Trace) -> Iterator[str]:
     errors = sum(span.status_code == STATUS_ERROR for span in trace.spans)
     if errors:
         yield f' · <span class="tl-error">{counted(errors, "error")}</span>'
-    yield "</div>"
+    if trace.duplicates:
+        yield f" · {counted(trace.duplicates, 'row')} that repeat a span left out"
+    colours = service_colours(trace)
+    yield f"{_legend(colours)}</div>"
     start, whole = trace.start_time_unix_nano, max(1, trace.duration_ns)
-    shown = 0
-    for node in islice(outline(trace), _MAX_SPANS):
+    for node in shortened(trace, _MAX_SPANS):
         if node.span is None:
             yield f'<div class="tl-note">{escape(node.note)}</div>'
         else:
-            shown += 1
-            yield from _span(node.span, node, start, whole)
-    if shown < len(trace.spans):
-        left = counted(len(trace.spans) - shown, "more span")
-        yield f'<div class="tl-note">{left} not shown here; <code>trace.spans</code> has all of them</div>'
+            yield from _span(node.span, node, start, whole, colours[service_name(node.span)])
+    if len(trace.spans) > _MAX_SPANS:
+        yield (
+            f'<div class="tl-note">{_MAX_SPANS:,} of {counted(len(trace.spans), "span")} are shown: the first, and of '
+            "the others those that failed or took longest. <code>trace.spans</code> has all.</div>"
+        )
     yield "</div>"
 
 
-def _span(span: SpanRecord, node: Node, start: int, whole: int) -> Iterator[str]:
+def _legend(colours: dict[str, str]) -> str:
+    named = [(name, colour) for name, colour in colours.items() if name]
+    keys = [
+        f'<span class="tl-service"><span class="tl-key" style="background:{colour}"></span>{escape(label(name))}</span>'
+        for name, colour in named[:_MAX_SERVICES]
+    ]
+    if len(named) > _MAX_SERVICES:
+        keys.append(f'<span class="tl-service">{counted(len(named) - _MAX_SERVICES, "more service")}</span>')
+    return f"<br>{''.join(keys)}" if keys else ""
+
+
+def _span(span: SpanRecord, node: Node, start: int, whole: int, colour: str) -> Iterator[str]:
     failed = span.status_code == STATUS_ERROR
     level = f"(level {node.depth}) " if node.depth > _MAX_INDENTS else ""
     name = escape(label(span.name) or "(no name)")
@@ -94,7 +104,8 @@ def _span(span: SpanRecord, node: Node, start: int, whole: int) -> Iterator[str]
     yield f'<span class="tl-name" style="padding-left:{12 * min(node.depth, _MAX_INDENTS)}px" title="{name}">'
     yield level + (f'<span class="tl-error">✗ {name}</span>' if failed else name)
     yield f'<span class="tl-dim">{escape(labels(span))}</span></span>'
-    yield f'<span class="tl-line" title="starts at {at}, takes {took}">{_bar(span, start, whole, failed)}</span>'
+    bar = _bar(span, start, whole, ERROR if failed else colour)
+    yield f'<span class="tl-line" title="starts at {at}, takes {took}">{bar}</span>'
     yield f'<span class="tl-took">{took}</span></summary><div class="tl-more">'
     if failed:
         yield f'<div class="tl-error">ERROR: {_text(span.status_message) or "(no message)"}</div>'
@@ -115,11 +126,9 @@ def _span(span: SpanRecord, node: Node, start: int, whole: int) -> Iterator[str]
     yield f'<div class="tl-dim">span {escape(label(span.span_id))}</div></div></details>'
 
 
-def _bar(span: SpanRecord, start: int, whole: int, failed: bool) -> str:
+def _bar(span: SpanRecord, start: int, whole: int, colour: str) -> str:
     left = 100 * (span.start_time_unix_nano - start) / whole
     width = 100 * max(0, span.end_time_unix_nano - span.start_time_unix_nano) / whole
-    # Which of the colours does not change from one run to the next.
-    colour = _ERROR if failed else _COLOURS[crc32(service_name(span).encode("utf-8", "replace")) % len(_COLOURS)]
     return f'<span class="tl-bar" style="left:{min(left, 99.8):.2f}%;width:{width:.2f}%;background:{colour}"></span>'
 
 

@@ -1,4 +1,4 @@
-"""Values of a trace as safe, short text for a terminal."""
+"""Values of a trace as safe, short text."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def fit(text: str, width: int) -> str:
         if taken > width - dots:
             return text[:index] + "." * dots
     return text
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 span`, `1,000 spans`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def duration_text(duration_ns: int) -> str:

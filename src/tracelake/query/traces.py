@@ -19,6 +19,7 @@ from tracelake.spans.record import SpanRecord
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from matplotlib.axes import Axes
     from mlflow.entities import Trace as MlflowTrace
 
 _TRACE_ID = re.compile(r"(?:trace:/.*/|tr-)?([0-9a-f]{32}|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})", re.IGNORECASE)
@@ -128,6 +129,21 @@ class Trace:
         from tracelake.query.convert import mlflow_trace
 
         return mlflow_trace(self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw it as a waterfall, one bar a span, and return the axes: a notebook shows them, `.figure` has `savefig`.
+
+        Of very many spans, the first and those that failed or took longest are drawn.
+
+        Args:
+            ax: matplotlib's axes to draw into; None makes a figure, which pyplot does not know of.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from tracelake.query.plot import plot_trace
+
+        return plot_trace(self, ax)
 
     def _repr_html_(self) -> str:
         from tracelake.query.html import trace_html

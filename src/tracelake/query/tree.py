@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from tracelake.errors import LineError
-from tracelake.query.outline import Node, label, outline
-from tracelake.query.text import display_width, duration_text, fit, preview
+from tracelake.query.outline import STATUS_ERROR, Node, label, outline
+from tracelake.query.text import counted, display_width, duration_text, fit, preview
+from tracelake.query.tokens import tokens_of
 from tracelake.query.traces import Trace
 from tracelake.spans import line, tables
 from tracelake.spans.record import SpanRecord
@@ -36,7 +37,6 @@ _TIME_COLUMNS = 20
 _MAX_INDENTS = 8
 _MIN_WIDTH = 50
 _KIND_PREFIX = "SPAN_KIND_"
-STATUS_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,12 @@ def service_name(span: SpanRecord) -> str:
 
 
 def facts(trace: Trace) -> list[str]:
-    """Return what there is to say of a trace as a whole: its size, how long it took, when it started."""
+    """Return what there is to say of a trace as a whole: its size, how long it took, when it started, its tokens."""
     services = {service_name(span) for span in trace.spans} - {""}
     counts = counted(len(trace.spans), "span") + (f" of {counted(len(services), 'service')}" if services else "")
-    return [counts, duration_text(trace.duration_ns), _moment(trace.start_time_unix_nano)]
+    tokens = tokens_of(trace)
+    used = [] if tokens is None else [f"{counted(tokens.input, 'token')} in and {tokens.output:,} out"]
+    return [counts, duration_text(trace.duration_ns), _moment(trace.start_time_unix_nano), *used]
 
 
 def too_early(span: SpanRecord, parent: SpanRecord | None) -> str:
@@ -179,11 +181,6 @@ def labels(span: SpanRecord) -> str:
     ]
     shown = ", ".join(label(each) for each in found if each)
     return f" ({shown})" if shown else ""
-
-
-def counted(count: int, noun: str) -> str:
-    """Return `1 span`, `1,000 spans`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _moment(unix_nano: int) -> str:
