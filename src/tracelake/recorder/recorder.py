@@ -272,8 +272,8 @@ class Recorder:
             max_bytes=self.settings.spool_max_bytes,
             segment_max_bytes=self.settings.segment_max_bytes,
         )
-        self._writers[lane.name] = (writer, identity if served else None)
-        return writer
+        # A signal handler may have recorded to the same lane in the meantime: its writer is then everybody's.
+        return self._writers.setdefault(lane.name, (writer, identity if served else None))[0]
 
     def _close_oldest(self) -> None:
         if len(self._writers) > _MAX_OPEN:

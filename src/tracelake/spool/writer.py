@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -67,7 +68,7 @@ class LaneWriter:
         self._lock = threading.RLock()
         self._descriptor = -1
         self._path = ""
-        self._sequence = 0
+        self._sequences = itertools.count(1)
         self._size = 0
         self._room = 0
         self._checked_size = 0
@@ -89,7 +90,7 @@ class LaneWriter:
             except (OSError, TracelakeError) as error:
                 return self._refuse(str(error), now, length)
             if written != length:
-                self._drop_torn()
+                self._drop_torn(written)
                 return self._refuse(f"only {written} of {length} bytes could be written", now, length)
             self._size += length
             self.written += 1
@@ -151,9 +152,9 @@ class LaneWriter:
 
     def _next_segment(self) -> None:
         self._prepare()
-        self._sequence += 1
         with no_fork:
-            descriptor, path = open_segment(self.lane.segments_dir, self.name, self._sequence)
+            # A number that nobody else gets, a signal handler that comes right after it neither.
+            descriptor, path = open_segment(self.lane.segments_dir, self.name, next(self._sequences))
             # Assigned in one step: a signal handler that appends right here finds the old segment or the new one.
             previous, self._descriptor, self._path = self._descriptor, descriptor, path
             # What was written since the last look counts on.
@@ -221,9 +222,10 @@ class LaneWriter:
         except OSError:
             return  # the disk refuses this too; the count stays here and is written with the next
 
-    def _drop_torn(self) -> None:
+    def _drop_torn(self, length: int) -> None:
         try:
-            os.ftruncate(self._descriptor, self._size)
+            # Not at `_size`: an exception of the app's own may have kept a line from being counted that is there.
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - length)
         except OSError:
             self.close()  # the torn line is then the last of its segment, and is quarantined
 
