@@ -47,6 +47,8 @@ def numbers(table: str) -> list[int]:
 def add_segment(lane: Lane, data: bytes, *, version: int = 1) -> str:
     """Write a segment as a writer leaves it that is gone, and return its path."""
     path = os.path.join(lane.segments_dir, f"{new_writer_name()}-000001.v{version}.jsonl")
-    with open(path, "wb") as file:
+    # Named once it is whole: a shipper that runs would take an empty one for delivered, and remove it.
+    with open(f"{path}.part", "wb") as file:
         file.write(data)
+    os.rename(f"{path}.part", path)
     return path
