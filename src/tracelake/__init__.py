@@ -20,6 +20,7 @@ from tracelake.errors import (
     LedgerError,
     LineError,
     MissingDependencyError,
+    MissingTableError,
     PermanentDeliveryError,
     PropagationError,
     QueryError,
@@ -31,9 +32,11 @@ from tracelake.errors import (
     TraceNotFoundError,
     TransientDeliveryError,
 )
+from tracelake.query.infos import Assessment, Tokens, TraceInfo
+from tracelake.query.search import TracePage
 from tracelake.query.sql import Rows
 from tracelake.query.traces import Trace
-from tracelake.reading import get_trace, sql
+from tracelake.reading import get_trace, search_traces, sql
 from tracelake.recorder.recorder import flush
 from tracelake.recorder.report import FlushReport
 from tracelake.spans.record import SpanEvent, SpanLink, SpanRecord
@@ -51,6 +54,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActiveSpan",
+    "Assessment",
     "Batch",
     "BatchExistsError",
     "ConfigurationError",
@@ -62,6 +66,7 @@ __all__ = [
     "LedgerError",
     "LineError",
     "MissingDependencyError",
+    "MissingTableError",
     "PermanentDeliveryError",
     "PropagationError",
     "QueryError",
@@ -76,8 +81,11 @@ __all__ = [
     "SpanRecorder",
     "SpoolError",
     "TargetError",
+    "Tokens",
     "Trace",
+    "TraceInfo",
     "TraceNotFoundError",
+    "TracePage",
     "TracelakeError",
     "TracingMiddleware",
     "TransientDeliveryError",
@@ -89,6 +97,7 @@ __all__ = [
     "get_tracing_context_headers_for_http_request",
     "propagate",
     "propagate_all",
+    "search_traces",
     "set_destination",
     "set_tracing_context_from_http_request_headers",
     "sql",

@@ -16,6 +16,7 @@ TracelakeError
 ├── SpoolError                    the spool directory cannot be used
 ├── PropagationError              a trace header is malformed (only with strict=True)
 └── QueryError                    a table or trace cannot be read
+    ├── MissingTableError         there is no table yet
     └── TraceNotFoundError        no span has this trace id
 
 The first sentence of a message says what was seen and where; the second says what to do next.
@@ -106,6 +107,10 @@ class PropagationError(TracelakeError):
 
 class QueryError(TracelakeError):
     """A table or a trace cannot be read."""
+
+
+class MissingTableError(QueryError):
+    """There is no table yet."""
 
 
 class TraceNotFoundError(QueryError):

@@ -13,11 +13,12 @@ from tests.destinations.unity.conftest import prepare
 from tests.query.samples import write_table
 from tests.spans.samples import span
 from tracelake.databricks.names import TableName
-from tracelake.destinations.annotations import annotations_name, annotations_table, open_annotations
+from tracelake.destinations.annotation_table import annotations_name, annotations_table
+from tracelake.destinations.annotations import open_annotations
 from tracelake.destinations.targets import parse_target
 from tracelake.query.sql import sql
 from tracelake.spans import tables
-from tracelake.spans.annotations import Clock, annotations_schema, tag, to_arrow
+from tracelake.spans.annotations import Clock, annotations_schema, tag, to_arrow, to_rows
 from tracelake.testing import MockWorkspace
 
 SCHEMA = tables.arrow_schema(annotations_schema())
@@ -54,7 +55,9 @@ def test_annotations_of_a_directory(tmp_path: Path) -> None:
     """They are read with the spans, value and all; without a table of them there are none."""
     destination = write_table(tmp_path / "spans", [span(1)])
     assert open_annotations(destination) is None
-    rows = to_arrow([tag("0" * 32, "team", "search"), tag("0" * 32, "gone", deleted=True)], SCHEMA, "me", Clock())
+    rows = to_arrow(
+        to_rows([tag("0" * 32, "team", "search"), tag("0" * 32, "gone", deleted=True)], "me", Clock()), SCHEMA
+    )
     write_deltalake(str(tmp_path / "annotations"), pa.Table.from_batches([rows]))
     query = "SELECT name, value::VARCHAR AS value, deleted_at IS NOT NULL AS gone FROM annotations ORDER BY updated_at"
     assert sql(query, destination).to_pylist() == [
@@ -79,7 +82,7 @@ def test_destination_that_has_none() -> None:
 
 def test_versions_of_an_annotation_are_told_apart() -> None:
     """However short after each other they are made."""
-    rows = to_arrow([tag("0" * 32, "team", str(number)) for number in range(100)], SCHEMA, "me", Clock())
+    rows = to_arrow(to_rows([tag("0" * 32, "team", str(number)) for number in range(100)], "me", Clock()), SCHEMA)
     times = rows.column("updated_at").to_pylist()
     assert times == sorted(set(times))
     assert len(set(rows.column("annotation_id").to_pylist())) == 1

@@ -165,6 +165,7 @@ def test_batch_under_way_is_written_again_after_old_spans_were_removed(sink: Del
     assert numbers(sink.location) == [0, 7]
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_double_a_row(sink: DeltaSink) -> None:
     """One waits for the other. Without that, delta-rs 1.6.6 has each row twice in most of these rounds."""
     for turn_number in range(5):
@@ -363,6 +364,7 @@ def test_damaged_table_is_an_error_for_a_prompt(sink: DeltaSink, work: Callable[
         work(sink)
 
 
+@pytest.mark.slow
 def test_shipper_keeps_the_number_of_files_small(sink: DeltaSink) -> None:
     """A table that tracelake made says so by Delta's own property; no span is lost or there twice."""
     fill(sink, 100)
@@ -374,6 +376,7 @@ def test_shipper_keeps_the_number_of_files_small(sink: DeltaSink) -> None:
 
 
 @pytest.mark.parametrize("value", ["false", None])
+@pytest.mark.slow
 def test_shipper_leaves_the_files_of_others_alone(sink: DeltaSink, value: str | None) -> None:
     """Where the property is off, or was never set, only `tracelake optimize` puts files together."""
     sink.begin()
@@ -388,6 +391,7 @@ def test_shipper_leaves_the_files_of_others_alone(sink: DeltaSink, value: str | 
     assert len(opened(sink).file_uris()) == 62
 
 
+@pytest.mark.slow
 def test_shipper_delivers_while_another_maintains_the_table(sink: DeltaSink) -> None:
     """It leaves the files as they are until the turn is free."""
     sink.begin()

@@ -61,6 +61,7 @@ class Experiment:
         return sorted(int(span.span_id, 16) for span in trace.data.spans)
 
 
+@pytest.mark.slow
 class TestContract(SinkContract):
     """At least once, as the interface says; in fact MLflow replaces a span that comes again."""
 

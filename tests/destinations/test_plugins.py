@@ -89,6 +89,7 @@ def test_plugin_is_used_by_its_scheme(plugin: Lake, tmp_path: Path) -> None:
     assert isinstance(parse_target("LINES:///x"), Destination)
 
 
+@pytest.mark.slow
 def test_plugin_may_be_one_of_several_destinations(plugin: Lake, tmp_path: Path) -> None:
     """Beside a table, by the environment alone; each has the span."""
     plugin.environ["TRACELAKE_DESTINATION"] = f"lines://{tmp_path}/folder,{plugin.table}"
@@ -151,6 +152,7 @@ def test_schemes_of_plugins_are_listed() -> None:
         parse_target("line:///x")
 
 
+@pytest.mark.slow
 def test_uninstalled_plugin_leaves_its_spans_in_the_spool(plugin: Lake, tmp_path: Path) -> None:
     """Whoever cannot parse the target leaves the lane alone and says why; with the plugin back, it is delivered."""
     target = f"lines://{tmp_path}/folder"

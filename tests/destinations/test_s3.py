@@ -203,6 +203,7 @@ def test_store_that_is_away_is_tried_again(store: Store, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.slow
 def test_two_shippers_lose_nothing(lake: Lake, tmp_path: Path) -> None:
     """Two hosts, with a spool each, write to one table at the same time."""
     (tmp_path / "other").mkdir()
@@ -224,6 +225,7 @@ def test_two_shippers_lose_nothing(lake: Lake, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.slow
 def test_table_in_a_store_is_maintained() -> None:
     """Small files become one, old spans go, and files that are too young to delete are found and stay."""
     location = target("maintained")

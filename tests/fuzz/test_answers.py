@@ -93,6 +93,7 @@ def peak() -> Iterator[Callable[[], int]]:
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_gigabyte_in_an_answer_is_not_unfolded(gigabyte: bytes, peak: Callable[[], int]) -> None:
     """The spans were taken, so they do not come again; what the endpoint says beyond that is not read."""
     head = f"200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(gigabyte)}"

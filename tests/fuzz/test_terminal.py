@@ -63,6 +63,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 def test_commands_show_plain_text(evil_place: Place) -> None:
     """Neither what is in the table nor what is asked for gets through to the terminal as it is."""
     for arguments in COMMANDS:

@@ -136,6 +136,7 @@ def test_huge_trace_is_cut() -> None:
         assert left in text
 
 
+@pytest.mark.slow
 def test_chain_that_is_deep() -> None:
     """Neither Python's stack nor the width of the page is what ends it."""
     chain = [span(number, parent_span_id=f"{number - 1:016x}" if number > 1 else None) for number in range(1, 100_001)]

@@ -127,6 +127,7 @@ def test_names_are_text_and_cut(drawn: list[Any]) -> None:
     assert sorted(legend(ax)) == ["$", "_hidden $x$"]
 
 
+@pytest.mark.slow
 def test_huge_trace_is_cut(drawn: list[Any]) -> None:
     """The error among 20,000 spans is there, and what is left out is said."""
     spans = [at(number, "agent", 1, 2) for number in range(2, 20_001)]

@@ -19,7 +19,8 @@ USAGE = {"input_tokens": 30, "output_tokens": 12, "total_tokens": 42}
 
 
 def of(*spans: SpanRecord) -> tuple[int, int] | None:
-    return tokens_of(Trace.of(TRACE_ID, spans))
+    tokens = tokens_of(Trace.of(TRACE_ID, spans))
+    return tokens and tokens[:2]
 
 
 def using(number: int, usage: Any, parent: int | None = 1) -> SpanRecord:
@@ -33,7 +34,7 @@ def test_calls_of_a_trace_are_summed_up(tmp_path: Path, version: int) -> None:
     otel = {"gen_ai.usage.input_tokens": 7, "gen_ai.usage.output_tokens": 1}
     records = [span(1), using(2, USAGE), span(3, parent_span_id=f"{1:016x}", attributes=otel)]
     trace = tracelake.get_trace(TRACE_ID, target=write_table(tmp_path / "table", records, version))
-    assert tokens_of(trace) == (37, 13)
+    assert tokens_of(trace) == (37, 13, None)
     assert "37 tokens in and 13 out" in trace._repr_html_()
 
 

@@ -166,6 +166,7 @@ def test_colours_are_only_used_when_asked_for() -> None:
 
 
 @pytest.mark.parametrize("shape", ["chain", "fan", "circle"])
+@pytest.mark.slow
 def test_a_hundred_thousand_spans_are_drawn_in_linear_time(shape: str) -> None:
     """However deep or wide, each takes a line of bounded length."""
     count = 100_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from tracelake.query.reader import FilesReader, WarehouseReader, open_reader
 from tracelake.query.sql import rows_of, sql
 from tracelake.query.traces import get_trace
 from tracelake.spans import line
+from tracelake.spans.record import SpanRecord
 from tracelake.testing import MockWorkspace
 
 NAME = "main.obs.spans"
@@ -33,10 +34,16 @@ def workspace(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockWorkspace]:
         yield made
 
 
-def filled(workspace: MockWorkspace, version: int, **how: Any) -> None:
-    """Make the table, and write the spans to it by the service of the workspace."""
+READS_NESTED_WITH = pytest.mark.skipif(
+    tuple(map(int, sqlglot.__version__.split(".")[:2])) < (30, 12),
+    reason="the mocked workspace reads WITH in parentheses by sqlglot 30.12 or later",
+)
+
+
+def filled(workspace: MockWorkspace, version: int, records: Sequence[SpanRecord] = SPANS, **how: Any) -> None:
+    """Make the table, and write the records to it by the service of the workspace."""
     workspace.create_table(NAME, schema_version=1 if version == 1 else 2, **how)
-    assert not parse_target(NAME).open().write(Batch("tests", 1, 1_000, lambda: iter([SPANS])))
+    assert not parse_target(NAME).open().write(Batch("tests", 1, 1_000, lambda: iter([list(records)])))
 
 
 def close_files(workspace: MockWorkspace) -> None:
@@ -79,10 +86,7 @@ def test_sql_of_a_table_whose_files_are_closed(workspace: MockWorkspace, version
     ]
 
 
-@pytest.mark.skipif(
-    tuple(map(int, sqlglot.__version__.split(".")[:2])) < (30, 12),
-    reason="the mocked workspace reads WITH in parentheses by sqlglot 30.12 or later",
-)
+@READS_NESTED_WITH
 def test_statement_may_have_relations_of_its_own(workspace: MockWorkspace) -> None:
     """Beside the two that are given."""
     filled(workspace, 1)

@@ -38,6 +38,7 @@ def one_by_one(block: bytes) -> list[SpanRecord] | None:
 
 
 @given(st.lists(records, max_size=5))
+@pytest.mark.slow
 def test_lines_together_are_the_lines_one_by_one(spans: list[SpanRecord]) -> None:
     """Or are left to be looked at one by one: those with tags."""
     block = b"".join(map(line.encode_line, spans))

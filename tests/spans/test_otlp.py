@@ -23,6 +23,7 @@ def sent(written: list[SpanRecord]) -> ExportTraceServiceRequest:
 
 
 @given(st.lists(records, max_size=3))
+@pytest.mark.slow
 def test_bytes_are_those_of_the_messages(written: list[SpanRecord]) -> None:
     """Our own encoder writes what protobuf's would, bit by bit and field by field, set or not."""
     expected = message_of(written).SerializeToString(deterministic=True)
@@ -61,6 +62,7 @@ def test_record_comes_back_from_its_message(record: SpanRecord) -> None:
 
 
 @given(st.lists(records, max_size=5))
+@pytest.mark.slow
 def test_records_of_many_resources_all_come_back(written: list[SpanRecord]) -> None:
     """Grouping loses no record and changes none."""
     found = otlp.from_otlp(sent(written))

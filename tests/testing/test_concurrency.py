@@ -13,6 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 import requests
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -70,6 +71,7 @@ def readable(number: int) -> ReadableSpan:
     return ReadableSpan("span", context, attributes={"number": number}, start_time=START, end_time=START + 1)
 
 
+@pytest.mark.slow
 def test_many_clients_at_once() -> None:
     """Each request is answered; each span is there once."""
     clients: list[Client] = [by_requests, by_http_client, by_exporter]
@@ -103,6 +105,7 @@ threading.Event().wait()
 """
 
 
+@pytest.mark.slow
 def test_a_table_that_is_dropped_and_made_again(workspace: MockWorkspace) -> None:
     """Whoever writes in the moments between hears that it is not there, never of a fault of the workspace."""
     workspace.create_table(NAME)
@@ -128,6 +131,7 @@ def test_a_table_that_is_dropped_and_made_again(workspace: MockWorkspace) -> Non
     assert set().union(*(client.result() for client in clients)) <= {200, 404}
 
 
+@pytest.mark.slow
 def test_what_was_answered_survives_the_end_of_the_server(tmp_path: Path) -> None:
     """Every span that was answered with 200 is there after a kill in mid-load, and no span is there twice."""
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)

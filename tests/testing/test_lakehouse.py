@@ -142,6 +142,7 @@ def test_a_dropped_table_takes_its_data_along_if_it_is_managed(workspace: MockWo
     assert numbers(table.location) == [1]
 
 
+@pytest.mark.slow
 def test_a_table_in_an_object_store(workspace: MockWorkspace, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others write there as well, and small files are put together."""
     monkeypatch.setattr(lakehouse, "_COMPACT_EVERY", 5)

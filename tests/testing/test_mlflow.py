@@ -26,9 +26,12 @@ try:
     VERSION = tuple(int(part) for part in importlib.metadata.version("mlflow").split(".")[:2])
 except importlib.metadata.PackageNotFoundError:
     VERSION = (0, 0)
-pytestmark = pytest.mark.skipif(
-    VERSION < (3, 11), reason="MLflow keeps traces in Unity Catalog under a table prefix from version 3.11 on"
-)
+pytestmark = [
+    pytest.mark.slow,  # several programs with MLflow
+    pytest.mark.skipif(
+        VERSION < (3, 11), reason="MLflow keeps traces in Unity Catalog under a table prefix from version 3.11 on"
+    ),
+]
 
 
 class Run(NamedTuple):
@@ -210,6 +213,7 @@ def test_tables_have_what_was_written(run: Run) -> None:
     assert {row["annotation_type"] for row in rows} == {"METADATA", "TAG", "FEEDBACK", "EXPECTATION", "RUN_LINK"}
 
 
+@pytest.mark.slow
 def test_another_process_goes_on_where_the_experiment_is_linked(later: Run) -> None:
     seen = later.seen
     expected = [{"question": "again"}, {"answer": ["again", 42]}, "AGENT", 2, "again"]

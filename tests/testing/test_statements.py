@@ -114,6 +114,7 @@ def test_a_statement_that_fails_is_answered_with_200(sql: Sql) -> None:
     assert answer.as_dict()["status"].get("sql_state", "42P01") == "42P01"  # early versions of the SDK leave it out
 
 
+@pytest.mark.slow
 def test_one_that_is_not_waited_for_runs_on(sql: Sql) -> None:
     """Its state is asked for, and then its result."""
     answer = sql.send("SELECT count(*) FROM range(30000) a JOIN range(30000) b ON a.id <> b.id", wait_timeout="0s")

@@ -79,7 +79,7 @@ def within() -> Iterator[Run]:
         yield Run(printed["seen"], [(method, path, status) for method, path, status in printed["answers"]])
 
 
-@pytest.fixture(params=["served", pytest.param("within", marks=pytest.mark.slow)])
+@pytest.fixture(params=[pytest.param("served", marks=pytest.mark.slow), pytest.param("within", marks=pytest.mark.slow)])
 def run(request: pytest.FixtureRequest) -> Run:
     """One of the runs."""
     found: Run = request.getfixturevalue(request.param)

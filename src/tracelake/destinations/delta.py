@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -36,7 +36,7 @@ from tracelake.spans import tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, Transaction, WriterProperties
 
 # Settings that tell whose access to a store is used. None is a secret, and none changes when a secret is rotated.
 _IDENTITY_VARIABLES = {
@@ -263,51 +263,80 @@ class DeltaSink:
         )
 
     def _made(self) -> DeltaTable:
-        from deltalake import DeltaTable, Schema
-
         if not self._create:
             finding = self.missing()
             raise PermanentDeliveryError(f"{finding.seen} {finding.remedy}")
-        return DeltaTable.create(
-            self._location,
-            Schema.from_json(tables.delta_schema_json(self._version)),
-            mode="ignore",  # another shipper may have been faster
+        return self.make(
+            tables.delta_schema_json(self._version),
             name="spans",
             description="OpenTelemetry spans, one row each, written by tracelake",
-            configuration={
-                **TABLE_PROPERTIES,
+            properties={
                 "delta.dataSkippingStatsColumns": ",".join(tables.SKIPPING_COLUMNS[self._version]),
                 **tables.version_property(self._version),
             },
+        )
+
+    def make(self, schema: str, *, name: str, description: str, properties: Mapping[str, str]) -> DeltaTable:
+        """Make a table of the Delta schema in this JSON, unless there is one already; raises what delta-rs does."""
+        from deltalake import DeltaTable, Schema
+
+        return DeltaTable.create(
+            self._location,
+            Schema.from_json(schema),
+            mode="ignore",  # another may have been faster
+            name=name,
+            description=description,
+            configuration={**TABLE_PROPERTIES, **properties},
             storage_options=self._options,
             raise_if_key_not_exists=False,
         )
 
     def _append(self, table: DeltaTable, batch: Batch, rows: _Rows) -> None:
         import pyarrow as pa
-        from deltalake import CommitProperties, PostCommitHookProperties, Transaction, write_deltalake
+        from deltalake import Transaction
 
         batches = iter(rows)
         first = next(batches, None)
         if first is None:
             return  # every line of the batch was bad: there is nothing whose repetition a commit would prevent
-        before = table.version()
-        write_deltalake(
+        commit_rows(
             table,
+            self._location,
             pa.RecordBatchReader.from_batches(rows.schema, ahead(_chain(first, batches))),
-            mode="append",
-            writer_properties=writer_properties(batch.size // _SPAN_BYTES),
-            commit_properties=CommitProperties(
-                app_transactions=[Transaction(batch.app_id, batch.number, int(time.time() * 1000))],
-                max_commit_retries=_COMMIT_RETRIES,
-            ),
-            # delta-rs would read the table's files again after each commit to see whether these are due.
-            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
+            writer_properties(batch.size // _SPAN_BYTES),
+            [Transaction(batch.app_id, batch.number, int(time.time() * 1000))],
         )
-        sync_commits(self._location, before, table.version())
-        if passes_checkpoint(table, before):
-            compact_small_files(table, self._location)
-            shorten(table, self._location)
+
+
+def commit_rows(
+    table: DeltaTable,
+    location: str,
+    rows: pa.RecordBatchReader,
+    properties: WriterProperties,
+    transactions: Sequence[Transaction] = (),
+) -> None:
+    """Append rows to a table in one commit that survives a power loss, and keep the table's files and log few.
+
+    Raises what delta-rs does.
+    """
+    from deltalake import CommitProperties, PostCommitHookProperties, write_deltalake
+
+    before = table.version()
+    write_deltalake(
+        table,
+        rows,
+        mode="append",
+        writer_properties=properties,
+        commit_properties=CommitProperties(
+            app_transactions=list(transactions) or None, max_commit_retries=_COMMIT_RETRIES
+        ),
+        # delta-rs would read the table's files again after each commit to see whether these are due.
+        post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
+    )
+    sync_commits(location, before, table.version())
+    if passes_checkpoint(table, before):
+        compact_small_files(table, location)
+        shorten(table, location)
 
 
 class _Rows:

@@ -27,6 +27,8 @@ TAG_PREFIX = "mlflow.trace.tag."
 METADATA_PREFIX = "mlflow.trace.metadata."
 STATE = "mlflow.trace.state"
 CLIENT_REQUEST_ID = "mlflow.trace.client_request_id"
+# The experiment of the MLflow server that has the table as its store; not of another, whose experiments are others.
+EXPERIMENT = "tracelake.experiment_id"
 PREVIEWS = {
     "mlflow.trace.request_preview": "request_preview",
     "mlflow.trace.response_preview": "response_preview",
@@ -80,15 +82,15 @@ def trace_info(root: SpanRecord, experiment_id: str) -> dict[str, Any]:
 
     Previews are left out if the record has none: the server makes them of the root span's inputs and outputs.
     """
-    tags = {"mlflow.traceName": root.name, **_texts(root.attributes, TAG_PREFIX)}
-    metadata = {"mlflow.trace_schema.version": "3", **_texts(root.attributes, METADATA_PREFIX)}
+    tags = {"mlflow.traceName": root.name, **carried(root.attributes, TAG_PREFIX)}
+    metadata = {"mlflow.trace_schema.version": "3", **carried(root.attributes, METADATA_PREFIX)}
     metadata.pop(_SIZE_STATS, None)
     info: dict[str, Any] = {
         "trace_id": mlflow_trace_id(root.trace_id),
         "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}},
-        "request_time": _timestamp(root.start_time_unix_nano),
+        "request_time": rfc3339(root.start_time_unix_nano),
         "execution_duration": _duration(max(0, root.end_time_unix_nano - root.start_time_unix_nano)),
-        "state": _state(root),
+        "state": state_of(root),
         "tags": {key[:_MAX_KEY]: text[:_MAX_TAG] for key, text in tags.items()},
         "trace_metadata": {key[:_MAX_KEY]: text[:_MAX_METADATA] for key, text in metadata.items()},
     }
@@ -98,6 +100,26 @@ def trace_info(root: SpanRecord, experiment_id: str) -> dict[str, Any]:
         if key in root.attributes:
             info[field] = json_text(root.attributes[key])[:_MAX_PREVIEW]
     return info
+
+
+def carried(attributes: Attributes, prefix: str) -> dict[str, str]:
+    """Return the tags or the metadata that a root span carries for its trace; `prefix` is the one of theirs."""
+    return {key[len(prefix) :]: json_text(value) for key, value in attributes.items() if key.startswith(prefix)}
+
+
+def state_of(root: SpanRecord) -> str:
+    """Return the state of the trace that a root span has ended, one of MLflow's."""
+    # The server takes an info with a state that it does not know for an empty one.
+    state = root.attributes.get(STATE)
+    if state in _STATES:
+        return str(state)
+    return "ERROR" if root.status_code == _STATUS_ERROR else "OK"
+
+
+def rfc3339(unix_nano: int) -> str:
+    """Return a time as protobuf's JSON mapping writes a `Timestamp`: https://protobuf.dev/programming-guides/json/."""
+    seconds, nanos = divmod(unix_nano, 10**9)
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{nanos:09d}Z"
 
 
 def without_sums(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,24 +164,6 @@ def reopened(stored: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _is_of_trace(key: str) -> bool:
     return key in _FIELDS or key.startswith((TAG_PREFIX, METADATA_PREFIX))
-
-
-def _texts(attributes: Attributes, prefix: str) -> dict[str, str]:
-    return {key[len(prefix) :]: json_text(value) for key, value in attributes.items() if key.startswith(prefix)}
-
-
-def _state(root: SpanRecord) -> str:
-    # The server takes an info with a state that it does not know for an empty one.
-    state = root.attributes.get(STATE)
-    if state in _STATES:
-        return str(state)
-    return "ERROR" if root.status_code == _STATUS_ERROR else "OK"
-
-
-def _timestamp(unix_nano: int) -> str:
-    """As protobuf's JSON mapping writes a `Timestamp`: https://protobuf.dev/programming-guides/json/."""
-    seconds, nanos = divmod(unix_nano, 10**9)
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{nanos:09d}Z"
 
 
 def _duration(nanos: int) -> str:

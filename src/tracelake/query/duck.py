@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracelake.errors import QueryError
@@ -20,35 +20,59 @@ _EXAMPLE = 'tracelake sql "SELECT name, count(*) AS calls FROM spans GROUP BY na
 _Leaf = Callable[[str, Any], str | None]
 
 
-def connect(views: Mapping[str, DeltaTable | pa.Schema], *, by_name: bool = False) -> duckdb.DuckDBPyConnection:
-    """Return a connection in which each table is a view of the given name, as it is now; a schema is an empty one.
+def connect(views: Mapping[str, DeltaTable], *, by_name: bool = False) -> duckdb.DuckDBPyConnection:
+    """Return a connection in which each table is a view of the given name, as `show` makes it, and nothing else."""
+    paths = {name: files.local_files(table) for name, table in views.items()}
+    connection = guarded([path for own in paths.values() for path in own])
+    for name, table in views.items():
+        show(connection, name, table, paths[name], by_name=by_name)
+    return connection
 
-    Filters and columns reach the files of a table, and its VARIANTs are DuckDB's. The connection reads no other file
-    and no network, whatever it is asked. It keeps what it has read of the files' footers. `by_name` is that of
-    `files.scan_sql`.
+
+def guarded(paths: Collection[str], *, are_directories: bool = False) -> duckdb.DuckDBPyConnection:
+    """Return a connection that reads these files, or all in these directories, and no other, whatever it is asked.
+
+    Nor does it reach a network. It keeps what it has read of the ends of files.
     """
     import duckdb
-    import pyarrow as pa
 
     # No variable of Python is a table.
     connection: duckdb.DuckDBPyConnection = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
-    own = {name: files.local_files(table) for name, table in views.items() if not isinstance(table, pa.Schema)}
-    connection.execute("SET allowed_paths = $paths", {"paths": [path for paths in own.values() for path in paths]})
+    allowed = "allowed_directories" if are_directories else "allowed_paths"
+    connection.execute(f"SET {allowed} = $paths", {"paths": sorted(paths)})
     connection.execute("SET temp_directory = ''")  # or what is there could be read, too
     # From here on no extension is fetched and no other file opened. It cannot be switched on again.
     connection.execute("SET enable_external_access = false")
     connection.execute("SET parquet_metadata_cache = true")
-    for name, table in views.items():
-        source = quoted(f"delta:{name}")
-        if isinstance(table, pa.Schema):
-            connection.register(f"delta:{name}", table.empty_table())
-        elif own[name]:
-            source = files.scan_sql(connection, name, table, own[name], by_name=by_name)
-        else:
-            connection.register(f"delta:{name}", table.to_pyarrow_dataset())
-        columns = _projection(connection.sql(f"FROM {source}"), _incoming)
-        connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT {columns} FROM {source}")  # noqa: S608
     return connection
+
+
+def show(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    table: DeltaTable | pa.Table,
+    paths: Sequence[str],
+    *,
+    by_name: bool = False,
+) -> None:
+    """Make a table, of Delta or of Arrow, the view of a name, as it is now; its VARIANTs are DuckDB's.
+
+    Filters and columns reach the files of a table.
+
+    Args:
+        paths: those of a Delta table's `files.local_files` that the view is to have; where there are none, the table
+            is read by pyarrow.
+        by_name: that of `files.scan_sql`.
+    """
+    import pyarrow as pa
+
+    source = quoted(f"delta:{name}")
+    if paths:
+        source = files.scan_sql(connection, name, table, paths, by_name=by_name)
+    else:
+        connection.register(f"delta:{name}", table if isinstance(table, pa.Table) else table.to_pyarrow_dataset())
+    columns = _projection(connection.sql(f"FROM {source}"), _incoming)
+    connection.execute(f"CREATE OR REPLACE VIEW {quoted(name)} AS SELECT {columns} FROM {source}")  # noqa: S608
 
 
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> Any:

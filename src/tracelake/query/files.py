@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Columns that a scan may add, which no table has.
 _PATH, _ROW = "deleted:path", "file_row_number"
 
+_MAPPING, _VECTORS = "delta.columnMapping.mode", "deletionVectors"
+
 
 def local_files(table: DeltaTable) -> list[str]:
     """Return the paths of the table's files; none if DuckDB may not read them itself.
@@ -23,11 +25,21 @@ def local_files(table: DeltaTable) -> list[str]:
     It may if they are in this file system, each with all of the table's columns, by their names.
     """
     metadata = table.metadata()
-    mapped = metadata.configuration.get("delta.columnMapping.mode", "none") != "none"
+    mapped = metadata.configuration.get(_MAPPING, "none") != "none"
     if mapped or metadata.partition_columns or not table.table_uri.startswith(("/", "file://")):
         return []
     paths = [_path(uri) for uri in table.file_uris()]
     return [] if any("*" in path for path in paths) else paths  # or DuckDB would read what else they match
+
+
+def closed_to_sql(table: DeltaTable) -> str:
+    """Return what of a table neither DuckDB nor pyarrow can read, which SQL goes by; empty if there is nothing."""
+    if table.metadata().configuration.get(_MAPPING, "none") != "none":
+        return "renames its columns (column mapping)"
+    if _VECTORS in (table.protocol().reader_features or ()) and not local_files(table) and table.file_uris():
+        kind = "partitions" if table.metadata().partition_columns else "files in an object store"
+        return f"has {kind} with deletion vectors"
+    return ""
 
 
 def scan_sql(
@@ -41,12 +53,13 @@ def scan_sql(
         by_name: look at each file for the columns it has, which takes time. Without it, a file that has fewer columns
             than another fails the query that needs them, with a `duckdb.InvalidInputException`.
     """
-    masks = _deleted_rows(table)
+    wanted = set(files)
+    masks = {path: rows for path, rows in _deleted_rows(table).items() if path in wanted}
     whole = [path for path in files if path not in masks]
     parts = [f"SELECT * FROM {_read(connection, table, whole, by_name)}"] if whole else []  # noqa: S608 - the paths are quoted
     if masks:
         marked = f'"deleted:{name}"'
-        connection.execute(f"CREATE TABLE {marked} (path VARCHAR, row BIGINT)")
+        connection.execute(f"CREATE OR REPLACE TABLE {marked} (path VARCHAR, row BIGINT)")
         for path, rows in masks.items():
             connection.execute(
                 f"INSERT INTO {marked} SELECT $path, unnest($rows::BIGINT[])", {"path": path, "rows": rows}
@@ -103,7 +116,7 @@ def _covers(held: Any, wanted: Any) -> bool:
 
 def _deleted_rows(table: DeltaTable) -> dict[str, list[int]]:
     """Return the positions of the rows that deletion vectors mark, by the path of their file."""
-    if "deletionVectors" not in (table.protocol().reader_features or ()):
+    if _VECTORS not in (table.protocol().reader_features or ()):
         return {}
     import pyarrow as pa
 

@@ -6,16 +6,17 @@ light page and on a dark one; all rules are for elements within ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from itertools import islice
+from typing import Any
 
 from tracelake.query.colours import ERROR, service_colours
 from tracelake.query.outline import STATUS_ERROR, Node, label, shortened
 from tracelake.query.text import clean, counted, duration_text
 from tracelake.query.traces import Trace
 from tracelake.query.tree import SPAN_INPUTS, SPAN_OUTPUTS, facts, labels, service_name, too_early
-from tracelake.spans.record import Attributes, SpanRecord
+from tracelake.spans.record import SpanRecord
 from tracelake.spans.values import json_text
 
 # More make a page that a browser is slow to open.
@@ -26,7 +27,7 @@ _MAX_EVENTS = 50
 _MAX_INDENTS = 20
 _MAX_SERVICES = 20
 
-_STYLE = f"""
+STYLE = f"""
 .tracelake{{font:13px/1.5 system-ui,sans-serif;color:inherit;max-width:1100px}}
 .tracelake .tl-head b{{font-size:14px}}
 .tracelake .tl-head,.tracelake .tl-note{{padding:2px 6px}}
@@ -59,7 +60,7 @@ def trace_html(trace: Trace) -> str:
 
 
 def _parts(trace: Trace) -> Iterator[str]:
-    yield f'<div class="tracelake"><style>{_STYLE}</style><div class="tl-head">'
+    yield f'<div class="tracelake"><style>{STYLE}</style><div class="tl-head">'
     yield f"<b>Trace {escape(trace.trace_id)}</b><br>"
     yield " · ".join(f"<span>{escape(fact)}</span>" for fact in facts(trace))
     errors = sum(span.status_code == STATUS_ERROR for span in trace.spans)
@@ -108,19 +109,19 @@ def _span(span: SpanRecord, node: Node, start: int, whole: int, colour: str) -> 
     yield f'<span class="tl-line" title="starts at {at}, takes {took}">{bar}</span>'
     yield f'<span class="tl-took">{took}</span></summary><div class="tl-more">'
     if failed:
-        yield f'<div class="tl-error">ERROR: {_text(span.status_message) or "(no message)"}</div>'
+        yield f'<div class="tl-error">ERROR: {text_html(span.status_message) or "(no message)"}</div>'
     early = too_early(span, node.parent)
     if early:
         yield f'<div class="tl-dim">{escape(early)}</div>'
     for title, key in (("inputs", SPAN_INPUTS), ("outputs", SPAN_OUTPUTS)):
         if key in span.attributes:
-            yield _block(title, _text(json_text(span.attributes[key])))
+            yield block(title, text_html(json_text(span.attributes[key])))
     rest = {key: value for key, value in span.attributes.items() if key not in (SPAN_INPUTS, SPAN_OUTPUTS)}
     if rest:
-        yield _block("attributes", _pairs(rest))
+        yield block("attributes", pairs(rest))
     for event in span.events[:_MAX_EVENTS]:
         at = duration_text(event.time_unix_nano - start)
-        yield _block(f"event {label(event.name)} at {at}", _pairs(event.attributes))
+        yield block(f"event {label(event.name)} at {at}", pairs(event.attributes))
     if len(span.events) > _MAX_EVENTS:
         yield f'<div class="tl-dim">{counted(len(span.events) - _MAX_EVENTS, "more event")}</div>'
     yield f'<div class="tl-dim">span {escape(label(span.span_id))}</div></div></details>'
@@ -132,22 +133,25 @@ def _bar(span: SpanRecord, start: int, whole: int, colour: str) -> str:
     return f'<span class="tl-bar" style="left:{min(left, 99.8):.2f}%;width:{width:.2f}%;background:{colour}"></span>'
 
 
-def _block(title: str, content: str) -> str:
+def block(title: str, content: str) -> str:
+    """Return content, which is HTML, below a title, which is text."""
     return (
         f'<div class="tl-dim">{escape(title)}</div><pre>{content}</pre>' if content else f"<div>{escape(title)}</div>"
     )
 
 
-def _pairs(attributes: Attributes) -> str:
+def pairs(attributes: Mapping[str, Any]) -> str:
+    """Return values by key as lines of HTML; of very many, some."""
     lines = [
-        f"{escape(label(key))}: {_text(json_text(value))}" for key, value in islice(attributes.items(), _MAX_ATTRIBUTES)
+        f"{escape(label(key))}: {text_html(json_text(value))}"
+        for key, value in islice(attributes.items(), _MAX_ATTRIBUTES)
     ]
     if len(attributes) > _MAX_ATTRIBUTES:
         lines.append(f"... {counted(len(attributes) - _MAX_ATTRIBUTES, 'more attribute')}")
     return "\n".join(lines)
 
 
-def _text(text: str) -> str:
+def text_html(text: str) -> str:
     """Return a value that may be huge as text of HTML; its lines stay."""
     lines = "\n".join(clean(each) for each in text[:_MAX_TEXT].split("\n"))
     more = len(text) - _MAX_TEXT

@@ -68,7 +68,7 @@ def sql(query: str, destination: Destination) -> pa.Table:
         QueryError: the statement is wrong or is no SELECT, or the table is missing or cannot be read.
         MissingDependencyError: DuckDB, delta-rs or pyarrow is not installed.
     """
-    with open_reader(destination) as reader:
+    with open_reader(destination, for_users=True) as reader:
         return reader.run(query)
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from tracelake.destinations.base import Destination
 from tracelake.destinations.delta import DeltaDestination
 from tracelake.destinations.unity.statements import WarehouseTable
-from tracelake.errors import DeliveryError, MissingDependencyError, PermanentDeliveryError, QueryError, TracelakeError
+from tracelake.errors import (
+    DeliveryError,
+    MissingDependencyError,
+    MissingTableError,
+    PermanentDeliveryError,
+    QueryError,
+    TracelakeError,
+)
 from tracelake.redaction import one_line
 from tracelake.spans import tables
 
@@ -36,7 +43,8 @@ def open_table(destination: Destination) -> DeltaTable | WarehouseTable:
     A table in Unity Catalog whose files are closed to us is one that a SQL warehouse reads.
 
     Raises:
-        QueryError: there is no table, it is not a span table, it cannot be read, or the destination is not a table.
+        MissingTableError: there is no table yet.
+        QueryError: it is not a span table, it cannot be read, or the destination is not a table.
         MissingDependencyError: delta-rs or pyarrow is not installed.
     """
     try:
@@ -53,7 +61,7 @@ def open_table(destination: Destination) -> DeltaTable | WarehouseTable:
             try:
                 table: DeltaTable | WarehouseTable = DeltaTable(destination.location)
             except TableNotFoundError as error:
-                raise QueryError(
+                raise MissingTableError(
                     f"There is no table at {destination.target}. Look with `tracelake status` whether spans still "
                     "wait for delivery, or name another table with `--target`."
                 ) from error
@@ -100,6 +108,15 @@ def reading(target: str) -> Iterator[None]:
         if not panic and not isinstance(error, (DeltaError, ArrowException, OSError)):
             raise
         text = one_line(str(error)) or type(error).__name__
-        raise QueryError(
-            f"The table {target} cannot be read: {text}. Check the path and this user's access to it, then try again."
-        ) from error
+        raise QueryError(f"The table {target} cannot be read: {text}. {_advice(text)}") from error
+
+
+def _advice(text: str) -> str:
+    if "Forked process" in text:
+        return (
+            "delta-rs reads nothing in a child that was forked after it had read something in the parent: start the "
+            "child by spawn, as multiprocessing.get_context('spawn') does, or read in one of the two alone."
+        )
+    if "nsupported" in text or "not supported" in text:
+        return "If a newer writer made it, try pip install -U deltalake; or read it with Spark (docs/spark.md)."
+    return "Check the path and this user's access to it, then try again."

@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tracelake.destinations.base import Destination
-from tracelake.destinations.unity.statements import WarehouseTable
 from tracelake.errors import QueryError, TraceNotFoundError
-from tracelake.query.table import open_table, reading
+from tracelake.query.reader import spans_of
 from tracelake.redaction import one_line
 from tracelake.spans import rows, tables
 from tracelake.spans.record import SpanRecord
@@ -185,7 +184,7 @@ def get_trace(trace_id: str, destination: Destination) -> Trace:
         DamageError: a value of the trace cannot be read.
     """
     wanted = parse_trace_id(trace_id)
-    records = _records(destination, wanted)
+    records = spans_of(destination, [wanted])
     if not records:
         raise TraceNotFoundError(
             f"The table {destination.target} has no span of trace {wanted}. If it ended a moment ago, call "
@@ -193,21 +192,6 @@ def get_trace(trace_id: str, destination: Destination) -> Trace:
             "delivery; if it went elsewhere, name that table with `--target`."
         )
     return Trace.of(wanted, records)
-
-
-def _records(destination: Destination, trace_id: str) -> list[SpanRecord]:
-    table = open_table(destination)
-    # The id is 32 hex digits by now, so there is nothing in it to escape.
-    statement = f"SELECT * FROM spans WHERE {tables.TRACE_ID} = '{trace_id}'"  # noqa: S608
-    with reading(destination.target):
-        if isinstance(table, WarehouseTable):
-            found = table.query(statement, {"spans": table.info.name.sql})
-            return rows.from_json([name for name, _ in found.columns], found.rows)
-
-        import pyarrow as pa
-        from deltalake import QueryBuilder
-
-        return rows.from_arrow(pa.table(QueryBuilder().register("spans", table).execute(statement)))
 
 
 def parse_trace_id(text: str) -> str:

@@ -142,18 +142,23 @@ class Clock:
             return self._last_us
 
 
-def to_arrow(annotations: Sequence[Annotation], schema: pa.Schema, principal: str, clock: Clock) -> pa.RecordBatch:
-    """Return a row for each annotation in the columns and types of `schema`, the table's own, matched by name.
+def to_rows(annotations: Sequence[Annotation], principal: str, clock: Clock) -> list[dict[str, Any]]:
+    """Return a row for each annotation, as plain values by column; each is later than the one before.
 
     Args:
         principal: who made them; may be empty.
+    """
+    return [_row(annotation, principal, clock.now_us()) for annotation in annotations]
+
+
+def to_arrow(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows of `to_rows` in the columns and types of `schema`, the table's own, matched by name.
 
     Raises:
         OverflowError, UnicodeEncodeError: a value cannot be in a VARIANT.
     """
     import pyarrow as pa
 
-    rows = [_row(annotation, principal, clock.now_us()) for annotation in annotations]
     return pa.RecordBatch.from_arrays(
         [
             pa.array([_cell(field.name, row.get(field.name)) for row in rows], field.type, from_pandas=False)

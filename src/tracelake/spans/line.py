@@ -19,6 +19,7 @@ from tracelake.spans.values import has_text_keys, simple
 MAX_SHARED_BYTES = 2**14
 
 _HEX_DIGITS = b"0123456789abcdef"
+_MAX_SHOWN = 100  # characters of an id that is none
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines  # adds the newline without a copy
 _DECODER = msgspec.json.Decoder(SpanRecord)
@@ -168,7 +169,8 @@ def _check_hex(record: SpanRecord) -> None:
         )
     for link in record.links:
         if len(link.trace_id) != 32 or len(link.span_id) != 16 or not _is_hex(link.trace_id + link.span_id):
-            raise ValueError(f"a link to {link.trace_id!r} {link.span_id!r} is not lowercase hexadecimal")
+            shown = f"{link.trace_id[:_MAX_SHOWN]!r} {link.span_id[:_MAX_SHOWN]!r}"
+            raise ValueError(f"a link to {shown} is not lowercase hexadecimal, of 32 and 16 digits")
 
 
 def _is_hex(text: str) -> bool:

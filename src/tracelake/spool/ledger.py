@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from tracelake.errors import LedgerError
+from tracelake.redaction import one_line
 from tracelake.spool.files import remove_file, replace_file
 from tracelake.spool.lane import Lane
 from tracelake.spool.notes import NOTE_VERSION, read_note, write_note
@@ -175,7 +176,7 @@ def read_refusals(lane: Lane) -> list[Refusals]:
         except LedgerError as error:
             note = Refusals(0, str(error), 0)
         if note:
-            notes.append(note)
+            notes.append(msgspec.structs.replace(note, reason=one_line(note.reason)))  # others may write there, too
     return notes
 
 

@@ -83,6 +83,7 @@ def test_credentials_are_renewed_before_they_expire(
 
 
 @pytest.mark.usefixtures("gate")
+@pytest.mark.slow
 def test_clock_that_is_wrong_costs_few_renewals(workspace: MockWorkspace, on_s3: Place) -> None:
     """By the clock of this machine the credentials are an hour old when they are made; S3 takes them all the same."""
     workspace.set_credential_lifetime(-3600)
@@ -97,6 +98,7 @@ def test_clock_that_is_wrong_costs_few_renewals(workspace: MockWorkspace, on_s3:
 
 @pytest.mark.parametrize("refusal", [EXPIRED, DENIED], ids=["expired", "denied"])
 @pytest.mark.parametrize("when", ["log", "upload", "commit"])
+@pytest.mark.slow
 def test_credentials_that_end_in_the_middle_of_a_batch(
     workspace: MockWorkspace, on_s3: Place, gate: Gate, refusal: Refusal, when: str
 ) -> None:

@@ -446,6 +446,7 @@ def test_batch_that_was_begun_by_otlp_goes_on_by_it(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.slow
 def test_endpoint_that_fails_for_ten_minutes(
     workspace: MockWorkspace, delivery: Delivery, new_table: NewTable, status: int
 ) -> None:

@@ -23,6 +23,7 @@ def maintained(name: str = "main.obs.spans") -> DeltaSink | Elsewhere:
 
 @pytest.mark.usefixtures("gate")
 @pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.slow
 def test_external_table_is_maintained_by_credentials_of_its_catalog(workspace: MockWorkspace, version: int) -> None:
     """On the store, with what the catalog gives to write."""
     workspace.create_table("main.obs.spans", schema_version=version, location=f"s3://lake/maintained/{version}")

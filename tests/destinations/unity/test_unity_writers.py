@@ -90,6 +90,7 @@ def download(s3: str, location: str, directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_sixteen_hosts_at_once(shared: Shared, tmp_path: Path) -> None:
     """Each delivers its batches one after the other, and begins when all are ready."""
     ready = threading.Barrier(HOSTS)
@@ -130,6 +131,7 @@ for number in range(int(sys.argv[1])):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_sixteen_hosts_of_processes(shared: Shared, tmp_path: Path) -> None:
     """Whole ones: an app and a shipper each, of which some are killed and come again."""
     spans = 200

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tracelake.destinations.base import Batch, Rejection
 from tracelake.destinations.delta import DeltaSink
 from tracelake.destinations.maintenance import Elsewhere
-from tracelake.errors import BatchExistsError, DeliveryError, QueryError
+from tracelake.errors import BatchExistsError, DeliveryError, MissingTableError
 from tracelake.spans import tables
 
 if TYPE_CHECKING:
@@ -93,12 +93,12 @@ def open_for_reading(catalog: Catalog, table: TableInfo) -> DeltaTable:
     """Open a table for reading.
 
     Raises:
-        QueryError: nothing has been written to it yet.
+        MissingTableError: nothing has been written to it yet.
         DeliveryError: the catalog gives no access to the files, or they cannot be read.
     """
     found = opened_files(catalog, table)
     if found is None:
-        raise QueryError(f"Nothing has been written to {table.name} yet: there is no table at {table.location}.")
+        raise MissingTableError(f"Nothing has been written to {table.name} yet: there is no table at {table.location}.")
     return found
 
 

@@ -120,6 +120,19 @@ class UnityCatalogDestination:
                 raise
             return open_warehouse(catalog, table, str(error).rstrip("."), error)
 
+    def open_by_warehouse(self, reason: str) -> WarehouseTable:
+        """Open the table as a SQL warehouse reads it; `reason` says why that has to be.
+
+        Raises:
+            QueryError: there is no warehouse that this access may use.
+            DeliveryError: there is no access to the catalog.
+        """
+        from tracelake.databricks.catalog import Catalog
+        from tracelake.destinations.unity.statements import open_warehouse
+
+        catalog = Catalog(connect())
+        return open_warehouse(catalog, catalog.table(self.name), reason)
+
     def maintained(self) -> DeltaSink | Elsewhere:
         """Return what opens the table's files by temporary credentials, or who else maintains it.
 

@@ -99,7 +99,9 @@ MACROS: dict[str, tuple[str, ...]] = {
     "floor": ("(x) AS CAST(floor(x) AS BIGINT)",),
     "from_unixtime": ("(n) AS strftime(make_timestamptz(CAST(trunc(n) AS BIGINT) * 1000000), '%Y-%m-%d %H:%M:%S')",),
     "get": ("(a, i) AS CASE WHEN i >= 0 THEN a[i + 1] END",),
-    "get_json_object": ("(s, path) AS json_extract_string(CAST(s AS VARCHAR), path)",),
+    "get_json_object": (
+        "(s, path) AS CASE WHEN json_valid(CAST(s AS VARCHAR)) THEN json_extract_string(CAST(s AS VARCHAR), path) END",
+    ),
     "hour": (f"(t) AS CAST(hour(CAST(t AS {_T})) AS INTEGER)",),
     "initcap": (
         "(s) AS array_to_string(list_transform(string_split(s, ' '), "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracelake.spans.annotations import Annotation, Clock, to_arrow
+from tracelake.spans.annotations import Annotation, Clock, to_arrow, to_rows
 from tracelake.testing.state import Table
 from tracelake.testing.storage.lakehouse import Lakehouse
 from tracelake.testing.web.http import ApiError
@@ -26,7 +26,7 @@ class Annotations:
         if not annotations:
             return
         try:
-            batch = to_arrow(annotations, self._lakehouse.schema(table), principal, self._clock)
+            batch = to_arrow(to_rows(annotations, principal, self._clock), self._lakehouse.schema(table))
         except (OverflowError, UnicodeEncodeError) as error:
             raise ApiError(400, "INVALID_PARAMETER_VALUE", f"A value cannot be stored: {error}.") from error
         self._lakehouse.append(table, batch)

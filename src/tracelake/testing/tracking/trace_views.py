@@ -9,29 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from tracelake.query.conditions import REQUEST, RESPONSE
+from tracelake.query.infos import TRACE_NAME
 from tracelake.spans import tables
 from tracelake.spans.annotations import OWN_METADATA
 from tracelake.testing.state import Table
 from tracelake.testing.tracking import trace_tables
-
-# The attributes of a root span that hold what a trace was asked and answered, the first that is there:
-# https://docs.databricks.com/aws/en/mlflow3/genai/tracing/observe-with-traces/query-dbsql
-_REQUEST = (
-    "mlflow.spanInputs",
-    "input.value",
-    "gen_ai.input.messages",
-    "gen_ai.prompt",
-    "gcp.vertex.agent.llm_request",
-)
-_RESPONSE = (
-    "mlflow.spanOutputs",
-    "output.value",
-    "gen_ai.output.messages",
-    "gen_ai.completion",
-    "gcp.vertex.agent.llm_response",
-)
-SPAN_TYPE = "mlflow.spanType"
-TRACE_NAME = "mlflow.traceName"
 
 
 class TraceView(NamedTuple):
@@ -117,7 +100,7 @@ def traces_sql(spans: str, annotations: str, version: tables.Version, suffix: st
     request_preview, response_preview, trace_metadata, tags, run_ids, spans, assessments, whose values are JSON.
     """
     fields = ", ".join(f'"{field["name"]}" := "{field["name"]}"' for field in trace_tables.span_fields(version))
-    request, response = (_first(keys, version) for keys in (_REQUEST, _RESPONSE))
+    request, response = (_first(keys, version) for keys in (REQUEST, RESPONSE))
     own = f"known['{OWN_METADATA}"
     # Of annotations with one id the latest counts; a trace is deleted by the annotation that has its info.
     return f"""
