@@ -16,8 +16,8 @@ from tracelake.cli import build_parser
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 COMMANDS = (
-    *("create-table", "demo", "doctor", "optimize", "redirect", "retention", "ship", "show", "sql", "status"),
-    *("vacuum", "workspace"),
+    *("create-table", "demo", "doctor", "optimize", "redirect", "retention", "ship", "show", "sql", "stats"),
+    *("status", "tail", "traces", "ui", "vacuum", "workspace"),
 )
 
 

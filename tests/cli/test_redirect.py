@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import fcntl
 
+import pytest
+
 from tests.cli.commands import Place
 from tests.cli.test_ship import UNRESOLVED, rows
 from tests.spans.samples import span
@@ -29,6 +31,7 @@ def test_spans_that_are_recorded_to_the_lane_afterwards_go_there_as_well(place: 
     assert rows(place) == 2
 
 
+@pytest.mark.slow
 def test_a_lane_whose_table_is_gone_goes_elsewhere_with_its_batch_under_way(place: Place) -> None:
     """And the command says that the batch may be in the old table, too."""
     (place.path / "gone").mkdir()

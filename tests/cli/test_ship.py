@@ -120,7 +120,7 @@ def test_ship_once_fails_for_a_damaged_lane(place: Place) -> None:
     assert "docs/spool-format.md" in result.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_ship_delivers_until_it_is_ended_and_then_what_is_there(place: Place, number: signal.Signals) -> None:
     """As a sidecar; spans that came last are not left behind."""
     lane, writer = place.record("./table", [span(1)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,8 @@ from tests.cli.commands import Place
 from tests.cli.test_main import DOCS
 from tests.query.samples import full_span, write_table
 from tests.spans.samples import TRACE_ID, span
+from tracelake.query import annotate
+from tracelake.query.infos import Assessment
 
 
 def test_show_prints_the_tree_of_the_environments_table(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +62,39 @@ def test_show_without_a_table_fails_with_what_to_do(place: Place) -> None:
     assert result.code == 1
     assert "There is no table at" in result.err
     assert not (place.path / "tracelake").exists()
+
+
+def test_show_has_what_is_known_beside_the_spans(place: Place) -> None:
+    """Session, tags and feedback above the tree; a deleted trace is said to be."""
+    root = span(1, attributes={"session.id": "s1", "mlflow.trace.tag.team": "blue"})
+    destination = write_table(place.path / "table", [root])
+    feedback = Assessment("", "feedback", "helpful", True, "HUMAN", "ann", "it is \x1b[1m right")
+    annotate.log_assessment(destination, TRACE_ID, feedback)
+    out = place.call("show", TRACE_ID, "--target", "./table").out
+    assert out.splitlines()[2:5] == [
+        "session s1",
+        "tags team=blue",
+        r"feedback helpful = true (HUMAN ann): it is \x1b[1m right",
+    ]
+    annotate.delete_traces(destination, [TRACE_ID])
+    result = place.call("show", TRACE_ID, "--target", "./table", "--json")
+    assert json.loads(result.out)["info"] is None
+    assert f"trace {TRACE_ID} is deleted" in result.err
+
+
+def drawn(out: str) -> int:
+    """Return how many spans a tree has."""
+    return len(re.findall(r"\bspan \d+$", out, re.MULTILINE))
+
+
+def test_show_draws_as_much_of_a_large_trace_as_anybody_reads(place: Place) -> None:
+    """And all of it if asked."""
+    records = [span(number, parent_span_id=f"{number // 2:016x}") for number in range(2, 1_002)]
+    write_table(place.path / "table", records)
+    result = place.call("show", TRACE_ID, "--target", "./table")
+    assert drawn(result.out) == 500
+    assert "500 of 1,000 spans are shown" in result.err
+    assert "No root span is in this table yet" in result.out
+    result = place.call("show", TRACE_ID, "--target", "./table", "--all")
+    assert drawn(result.out) == 1_000
+    assert "are shown" not in result.err

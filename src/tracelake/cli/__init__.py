@@ -9,7 +9,22 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tracelake import __version__
-from tracelake.cli import create_table, demo, doctor, maintain, redirect, ship, show, sql, status, workspace
+from tracelake.cli import (
+    create_table,
+    demo,
+    doctor,
+    maintain,
+    redirect,
+    ship,
+    show,
+    sql,
+    stats,
+    status,
+    tail,
+    traces,
+    ui,
+    workspace,
+)
 from tracelake.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, say
 from tracelake.errors import TracelakeError
 
@@ -26,7 +41,22 @@ New here? Two services, one trace, in a few seconds:
 Exit codes: 0 done, 1 could not be done, 2 the command is wrong, 130 interrupted.
 """
 
-_COMMANDS = (demo, doctor, show, sql, status, ship, redirect, create_table, maintain, workspace)
+_COMMANDS = (
+    demo,
+    doctor,
+    traces,
+    show,
+    tail,
+    stats,
+    sql,
+    ui,
+    status,
+    ship,
+    redirect,
+    create_table,
+    maintain,
+    workspace,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

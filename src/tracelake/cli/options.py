@@ -90,6 +90,14 @@ def trace_id(text: str) -> str:
     return _argument(parse_trace_id, text)
 
 
+def at_least_one(text: str) -> int:
+    """Return the number of an argument, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is too few; give 1 or more")
+    return number
+
+
 def _argument(parse: Callable[[str], _Value], text: str) -> _Value:
     try:
         return parse(text)
