@@ -124,11 +124,15 @@ class MlflowServer:
 
 
 @contextlib.contextmanager
-def run_mlflow_server(root: Path, port: int = 0, **environ: str) -> Iterator[MlflowServer]:
-    """Run `mlflow server` on SQLite under `root`, until the block ends; a second one there continues the first."""
+def run_mlflow_server(root: Path, port: int = 0, *, store: str = "", **environ: str) -> Iterator[MlflowServer]:
+    """Run `mlflow server` on SQLite under `root`, until the block ends; a second one there continues the first.
+
+    Args:
+        store: what comes before the URL of the database, such as `tracelake://`.
+    """
     log = root / "mlflow-server.log"
     command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
-    command += [f"--backend-store-uri=sqlite:///{root}/mlflow.db", f"--artifacts-destination={root}/artifacts"]
+    command += [f"--backend-store-uri={store}sqlite:///{root}/mlflow.db", f"--artifacts-destination={root}/artifacts"]
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command,

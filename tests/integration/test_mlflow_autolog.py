@@ -12,6 +12,8 @@ from tests.integration.apps.fake_openai import ANSWER, USAGE, FakeOpenAI, run_fa
 from tests.lake import Lake
 from tests.mlflow_server import QUIET
 
+pytestmark = pytest.mark.slow  # each loads MLflow and OpenAI
+
 QUESTION = {"role": "user", "content": "What is a lakehouse?"}
 TOKENS = {"input_tokens": 7, "output_tokens": 9, "total_tokens": 16}
 

@@ -39,6 +39,7 @@ def stitched(lake: Lake) -> dict[str, dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_example_of_mlflow_as_it_is(lake: Lake) -> None:
     """Only the variable is set: the programs do not know of tracelake."""
     for program in ("mlflow_callee.py", "mlflow_caller.py"):
@@ -97,6 +98,7 @@ print("caller", parent_of(sent))
 """
 
 
+@pytest.mark.slow
 def test_headers_carry_the_innermost_span(lake: Lake) -> None:
     """Of whichever front end; and each front end takes the caller's context from them."""
     output = lake.run(MIXED)
@@ -133,6 +135,7 @@ def said(text, *parts):
 
 
 @pytest.mark.parametrize("uri", ["databricks", "databricks://profile", "databricks-uc"])
+@pytest.mark.slow
 def test_databricks_rule_in_code(lake: Lake, uri: str) -> None:
     """`set_destination` and both header functions name the rule, what is set, and the line that mends it."""
     lake.run(
@@ -156,6 +159,7 @@ headers(), enter(), tracelake.set_destination("./table")
     )
 
 
+@pytest.mark.slow
 def test_databricks_rule_in_the_environment(lake: Lake) -> None:
     """It takes nothing down: it is logged once, and spans wait in the spool."""
     output = lake.run(

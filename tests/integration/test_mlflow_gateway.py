@@ -65,9 +65,9 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def run_gateway(root: Path, **environ: str) -> Iterator[Gateway]:
-    """Run a gateway in front of a provider on loopback."""
-    with run_fake_openai() as provider, run_mlflow_server(root, **environ) as server:
+def run_gateway(root: Path, *, store: str = "", **environ: str) -> Iterator[Gateway]:
+    """Run a gateway in front of a provider on loopback; `store` is as `run_mlflow_server` takes it."""
+    with run_fake_openai() as provider, run_mlflow_server(root, store=store, **environ) as server:
         secret = server.post(
             "gateway/secrets/create",
             secret_name="provider",

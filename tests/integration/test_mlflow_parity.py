@@ -28,6 +28,8 @@ from tracelake.spans.rows import to_arrow
 from tracelake.spans.values import json_text
 from tracelake.testing import MockWorkspace
 
+pytestmark = pytest.mark.slow  # MLflow runs twice, on two schemas
+
 PROGRAM = str(Path(__file__).parent / "apps" / "mlflow_program.py")
 
 Row = dict[str, Any]
@@ -261,6 +263,7 @@ def expected_of_trace(info: dict[str, Any], name: str) -> Differences:
     return {f"attributes.mlflow.trace.{key}": (ABSENT, repr(value)) for key, value in carried.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [1, 2])
 def test_rows_are_what_mlflow_sends(runs: Runs, version: tables.Version) -> None:
     """Every cell of every row is as MLflow's exporter sends it, or differs as the tables above say."""

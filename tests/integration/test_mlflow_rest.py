@@ -12,6 +12,8 @@ import pytest
 from tests.lake import Lake, wait_until
 from tests.mlflow_server import QUIET, MlflowServer, ServedTrace, run_mlflow_server
 
+pytestmark = pytest.mark.slow  # each waits for a real server
+
 pytest.importorskip("mlflow")
 
 HEAD = """
@@ -118,6 +120,7 @@ result({"one": span("one")})
     assert [span.name for span in served(server, told["one"]).spans] == ["one"]
 
 
+@pytest.mark.slow
 def test_root_that_never_ends(lake: Lake, server: MlflowServer) -> None:
     """Its children are there, under a trace that is in progress."""
     told = run(

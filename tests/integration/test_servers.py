@@ -113,9 +113,9 @@ def check_requests(rows: list[dict[str, Any]], client: Client, names: Sequence[s
     [
         pytest.param(["--workers=3"], id="workers"),
         pytest.param(["--workers=2", "--preload"], id="preload"),
-        pytest.param(["--workers=2", "--max-requests=5"], id="recycled"),
+        pytest.param(["--workers=2", "--max-requests=5"], id="recycled", marks=pytest.mark.slow),
         pytest.param(["--workers=1", "--threads=4"], id="threads"),
-        pytest.param(["--workers=2", "--worker-class=gevent"], id="gevent"),
+        pytest.param(["--workers=2", "--worker-class=gevent"], id="gevent", marks=pytest.mark.slow),
     ],
 )
 def test_gunicorn_loses_no_span(lake: Lake, options: list[str]) -> None:
@@ -128,6 +128,7 @@ def test_gunicorn_loses_no_span(lake: Lake, options: list[str]) -> None:
         assert len(client.answers) > 2
 
 
+@pytest.mark.slow
 def test_gunicorn_master_that_records_is_not_disturbed(lake: Lake) -> None:
     """A shipper started by the master, before it forks, is none of its children and holds up none of its workers."""
     process, client = start_server(lake, *gunicorn("--workers=2", "--preload"), SPAN_AT_IMPORT="1")
@@ -142,6 +143,7 @@ def test_gunicorn_master_that_records_is_not_disturbed(lake: Lake) -> None:
     check_requests([row for row in rows if row["name"] != "import"], client)
 
 
+@pytest.mark.slow
 def test_fork_in_a_request_handler(lake: Lake) -> None:
     """A child that records and ends with `os._exit` leaves its span in the spool, for whoever delivers."""
     process, client = start_server(lake, *gunicorn("--workers=2"))
@@ -150,6 +152,7 @@ def test_fork_in_a_request_handler(lake: Lake) -> None:
     check_requests(lake.rows(), client, ("request", "work", "forked"))
 
 
+@pytest.mark.slow
 def test_uvicorn_workers(lake: Lake) -> None:
     """Workers that uvicorn spawns and ends by a signal, without their exit handlers."""
     command = (str(BIN / "uvicorn"), "--host=127.0.0.1", "--port=0", "--workers=2", "asgi_app:application")
@@ -224,7 +227,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in ("spawn", "forkserver"))]
+)
 def test_multiprocessing(lake: Lake, method: str) -> None:
     """Children are parts of their parent's trace, and record for themselves."""
     output = lake.run(MULTIPROCESSING, method)
@@ -370,6 +375,7 @@ print(os.getpid())
 """
 
 
+@pytest.mark.slow
 def test_gevent_goes_on_in_no_other_process(lake: Lake) -> None:
     """Starting a shipper forks no copy of the program, in which its greenlets would run a second time."""
     pids = lake.run(GEVENT).split()

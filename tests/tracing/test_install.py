@@ -177,6 +177,7 @@ def test_default_is_a_table_beside_the_program(lake: Lake) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_service_name(lake: Lake, source: str, environ: dict[str, str], expected: str) -> None:
     """Code comes before the environment, also where the provider was there already."""
     run(lake, f"{source}\nspan('a')", **environ)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from tracelake.redaction import one_line
-from tracelake.tracing import mlflow_hook
+from tracelake.tracing import mlflow_hook, propagation
 
 if TYPE_CHECKING:
     from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
@@ -95,6 +96,7 @@ def _ours(make: Callable[..., Processors]) -> Processors:
     from tracelake.tracing.mlflow_spans import MlflowSpanRecorder
 
     _settle_tracking_uri()
+    _settle_gateway()
     return [MlflowSpanRecorder(make)]
 
 
@@ -104,6 +106,14 @@ def _settle_tracking_uri() -> None:
         mlflow.get_tracking_uri()
     except ImportError:
         os.environ["MLFLOW_TRACKING_URI"] = Path("mlruns").absolute().as_uri()
+
+
+def _settle_gateway() -> None:
+    """Have MLflow's AI Gateway, where this is its server, record its part of a caller's trace where the caller does."""
+    gateway = sys.modules.get("mlflow.gateway.tracing_utils")
+    if gateway is not None:
+        name = "set_tracing_context_from_http_request_headers"
+        setattr(gateway, name, propagation.set_tracing_context_from_http_request_headers)
 
 
 def _exchange(active: Any) -> None:

@@ -29,7 +29,14 @@ from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from tracelake.destinations.mlflow_trace import CLIENT_REQUEST_ID, METADATA_PREFIX, PREVIEWS, STATE, TAG_PREFIX
+from tracelake.destinations.mlflow_trace import (
+    CLIENT_REQUEST_ID,
+    EXPERIMENT,
+    METADATA_PREFIX,
+    PREVIEWS,
+    STATE,
+    TAG_PREFIX,
+)
 from tracelake.recorder.recorder import Route, current_recorder
 from tracelake.redaction import one_line
 from tracelake.tracing import mlflow_hook
@@ -41,6 +48,8 @@ _TRACE_FIELDS = {CLIENT_REQUEST_ID: "client_request_id", **PREVIEWS}
 # Traces whose root has ended before others of their spans. MLflow gives up the oldest of those that never end, and of
 # these nothing is to be kept.
 _MAX_LATE = 2_000
+
+_marks_experiments = False
 
 Processors = list[SpanProcessor]
 
@@ -273,6 +282,12 @@ def forget_trace(trace_id: int) -> bool:
         return True
 
 
+def mark_experiments() -> None:
+    """Have root spans say of which experiment they are, because this process is the server that has the experiments."""
+    global _marks_experiments
+    _marks_experiments = True
+
+
 def _experiment_id(span: ReadableSpan) -> str | None:
     """Return the experiment that the program has chosen for a trace; None if that is up to the environment."""
     if chosen := get_otel_attribute(span, SpanAttributeKey.EXPERIMENT_ID):
@@ -297,6 +312,8 @@ def _carried(info: TraceInfo, root_span: ReadableSpan) -> dict[str, str]:
     for key, field in _TRACE_FIELDS.items():
         if value := getattr(info, field, None):
             carried[key] = _text(value)
+    if _marks_experiments:
+        carried[EXPERIMENT] = info.trace_location.mlflow_experiment.experiment_id
     if info.state not in (TraceState.OK, TraceState.from_otel_status(root_span.status)):
         carried[STATE] = _text(info.state)
     for key, attribute in ((TraceMetadataKey.TRACE_USER, "user.id"), (TraceMetadataKey.TRACE_SESSION, "session.id")):

@@ -1,7 +1,7 @@
-"""An agent that asks a language model through a gateway; of tracing it knows MLflow alone.
+"""An agent that asks a language model through a gateway; of tracing it knows MLflow alone, if not told otherwise.
 
 Its arguments are the MLflow server, the gateway's endpoint, and what to do: `stream` the answer, trace the client by
-`autolog`. It prints what became of it as a line of JSON.
+`autolog`, tell by tracelake's `headers` where it records. It prints what became of it as a line of JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ SERVER, ENDPOINT, *OPTIONS = sys.argv[1:]
 
 mlflow.set_tracking_uri(SERVER)
 mlflow.set_experiment("agents")
+if "headers" in OPTIONS:
+    import tracelake
 if "autolog" in OPTIONS:
     mlflow.openai.autolog()
 client = openai.OpenAI(base_url=f"{SERVER}/gateway/mlflow/v1", api_key="not the provider's", max_retries=0)
@@ -25,7 +27,8 @@ told: dict[str, object] = {"error": ""}
 
 
 def ask(question: str) -> str:
-    headers = mlflow.tracing.get_tracing_context_headers_for_http_request()
+    front_end = tracelake if "headers" in OPTIONS else mlflow.tracing
+    headers = front_end.get_tracing_context_headers_for_http_request()
     told["headers"] = headers
     messages = [{"role": "user", "content": question}]
     if "stream" not in OPTIONS:

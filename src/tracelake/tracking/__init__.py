@@ -1,0 +1,1 @@
+"""MLflow's tracking store with its traces in a span table."""
