@@ -27,9 +27,16 @@ class Spark:
 
     def sql(self, query: str) -> list[dict[str, Any]]:
         """Return the rows of a query; a value that JSON has not comes as text."""
+        return self._rows({"sql": query})
+
+    def traces(self, target: str) -> list[dict[str, Any]]:
+        """Return the rows of `tracelake.spark.traces`."""
+        return self._rows({"traces": target})
+
+    def _rows(self, asked: dict[str, str]) -> list[dict[str, Any]]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(query) + "\n")
+        self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, self._log.read_text()
@@ -98,6 +105,8 @@ def _serve() -> None:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
+    import tracelake.spark
+
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what Spark prints goes to the log
     builder = SparkSession.builder.master("local[1]").appName("tracelake tests")
@@ -106,7 +115,9 @@ def _serve() -> None:
     session = builder.getOrCreate()
     for line in sys.stdin:
         try:
-            rows = [row.asDict(recursive=True) for row in session.sql(json.loads(line)).collect()]
+            asked = json.loads(line)
+            frame = session.sql(asked["sql"]) if "sql" in asked else tracelake.spark.traces(session, asked["traces"])
+            rows = [row.asDict(recursive=True) for row in frame.collect()]
             answer: dict[str, Any] = {"rows": rows}
         except (PySparkException, Py4JError) as error:
             answer = {"error": str(error)}

@@ -176,6 +176,16 @@ print(format(span.get_span_context().trace_id, "032x"))
 """
 
 
+# Gives a trace a tag, in a table of annotations that is made for it.
+TAG = """
+import sys
+from tracelake.destinations.targets import parse_target
+from tracelake.query import annotate
+
+annotate.set_tags(parse_target(sys.argv[1]), sys.argv[2], {"team": "blue"})
+"""
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", [1, 2])
 def test_spans_are_read_back_through_the_catalog(user: User, spark_catalog: Spark, version: tables.Version) -> None:
@@ -217,6 +227,13 @@ def test_spans_are_read_back_through_the_catalog(user: User, spark_catalog: Spar
     assert spans[0]["attributes"]["n"] == (3 if version == 2 else "3")
     rows = user.run("sql", "SELECT count(*) AS n FROM spans", "--target", name, "--json")
     assert json.loads(rows.out) == {"n": 2}
+
+    user.lake.run(TAG, name, trace_id)
+    (found,) = json.loads(user.run("traces", "--target", name, "--json").out)["traces"]
+    assert (found["name"], found["state"], found["span_count"]) == ("order", "ERROR", 2)
+    assert found["tags"] == {"team": "blue"}
+    (row,) = spark_catalog.traces(name)
+    assert row == {**found, "session": None, "user": None}
 
 
 SERVICE = """
