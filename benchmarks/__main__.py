@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from benchmarks import committing, importing, redaction, shipping, unity_catalog, workspace
+from benchmarks import committing, importing, opening, redaction, shipping, unity_catalog, workspace
 from benchmarks.compare import __main__ as compare
 from benchmarks.compare.harness import Options
 
@@ -23,6 +23,9 @@ def main() -> None:
         print(f"  {label:50} {figure:10.1f}")
     print(f"\nCommitting {committing.SPANS} spans at a time, as the table's log grows")
     for label, figure in committing.run().items():
+        print(f"  {label:50} {figure:10.1f}")
+    print("\nOpening a table")
+    for label, figure in opening.run().items():
         print(f"  {label:50} {figure:10.1f}")
     for version in (1, 2):
         print(f"\nThe mocked workspace, a span table of schema version {version}")

@@ -76,7 +76,7 @@ def served(*, on_s3: bool = True) -> Iterator[Lake]:
         log, location = Path(directory, "s3.log"), "s3://lake/spans" if on_s3 else f"{directory}/spans"
         with log.open("w") as errors:
             (s3,) = stack.enter_context(_started(S3, errors=errors))
-            urllib.request.urlopen(urllib.request.Request(f"{s3}/lake", method="PUT"), timeout=10).close()
+            urllib.request.urlopen(urllib.request.Request(f"{s3}/lake", method="PUT"), timeout=60).close()
             access = {
                 "AWS_ENDPOINT_URL": s3,
                 "AWS_ALLOW_HTTP": "true",

@@ -35,18 +35,21 @@ LATEST = 100
 
 BY_ID = Table("trace-by-id", "A trace by its id", "ms", {})
 LATEST_TRACES = Table("latest-traces", f"The latest {LATEST} traces of a service", "ms", {})
+SEARCH = Table("search", f"The latest {LATEST} traces of a service, with tokens, previews, tags and feedback", "ms", {})
 LATENCY = Table("latency", "The 95th percentile of what spans took, by name", "ms", {})
 MEMORY = Table("memory", "Peak memory", "MB", {}, log=False)
 SHIPPED = Table("shipped", "Spans a second, from the recorder to the table", "spans a second", {}, log=False)
-TABLES = (BY_ID, LATEST_TRACES, LATENCY, MEMORY, SHIPPED)
+TABLES = (BY_ID, LATEST_TRACES, SEARCH, LATENCY, MEMORY, SHIPPED)
 
 OURS, FILES, MLFLOW = "tracelake", "DuckDB on the same Parquet files", "MLflow's server on SQLite"
+FIRST = "tracelake, the first question of a process"
 _READER = {
     "by_id": "tracelake, a trace by its id",
     "latest": "tracelake, the latest traces",
     "p95": "tracelake, the percentile",
 }
 _QUESTIONS = {"by_id": BY_ID, "latest": LATEST_TRACES, "p95": LATENCY}
+_ROWS = {"tracelake": OURS, "files": FILES}
 
 
 def run(options: Options) -> dict[str, Values]:
@@ -75,12 +78,14 @@ def _grow_table(sizes: list[int], values: dict[str, Values]) -> None:
             asked = _spread(trace_ids)
             _note(values, SHIPPED, OURS, size, [shipped["spans_s"]])
             _note(values, MEMORY, "tracelake's shipper", size, [shipped["peak_mb"]])
-            for reader, row in (("tracelake", OURS), ("files", FILES)):
-                for question, table in _QUESTIONS.items():
+            for reader, row in _ROWS.items():
+                for question, table in (_QUESTIONS | ({"search": SEARCH} if reader == "tracelake" else {})).items():
                     arguments = (reader, question, location, size, *asked)
                     found = program("benchmarks.compare.growth", *arguments, environ=environ)
-                    _note(values, table, row, size, found["took_ms"])
+                    _note(values, table, row, size, found["took_ms"][1:])
                     if reader == "tracelake":
+                        _note(values, table, FIRST, size, found["took_ms"][:1])
+                    if reader == "tracelake" and question in _READER:
                         _note(values, MEMORY, _READER[question], size, [found["peak_mb"]])
             say(f"{bytes_below(location) / size:.0f} bytes a span in the table's directory")
 
@@ -118,6 +123,8 @@ def _grow_mlflow(sizes: list[int], fill_s: float, values: dict[str, Values]) -> 
         count, spent_s = 0, 0.0
         ids: list[str] = []
         for before, size in zip([0, *sizes], sizes, strict=False):
+            if count < before:
+                return  # its time was over before
             say(f"MLflow's server, {size:,} spans")
             begun_s, from_s = time.perf_counter(), spent_s
             while count < size and spent_s < fill_s:
@@ -131,10 +138,11 @@ def _grow_mlflow(sizes: list[int], fill_s: float, values: dict[str, Values]) -> 
                 spent_s = from_s + time.perf_counter() - begun_s
             if count < size:
                 say(f"it took {count:,} spans in {fill_s:.0f} s")
-                return
-            _note(values, SHIPPED, f"{MLFLOW}, by OTLP", size, [(size - before) / (spent_s - from_s)])
-            for table, took in zip(_QUESTIONS.values(), _asked_of_mlflow(url, size, _spread(ids)), strict=True):
-                _note(values, table, MLFLOW, size, took)
+            if count == before:
+                return  # no time was left for any
+            _note(values, SHIPPED, f"{MLFLOW}, by OTLP", count, [(count - before) / (spent_s - from_s)])
+            for table, took in zip(_QUESTIONS.values(), _asked_of_mlflow(url, count, _spread(ids)), strict=True):
+                _note(values, table, MLFLOW, count, took[1:])
 
 
 def _asked_of_mlflow(url: str, size: int, trace_ids: list[str]) -> tuple[list[float], ...]:
@@ -148,19 +156,21 @@ def _asked_of_mlflow(url: str, size: int, trace_ids: list[str]) -> tuple[list[fl
 
 
 def _tried(ask: Callable[[], bool]) -> list[float]:
-    """Ask some times, and return the ms of each but the first, which loads what it needs."""
+    """Ask some times, and return the ms of each; the first loads what it needs."""
     took = []
     for _ in range(TRIES):
         begun = time.perf_counter()
         if not ask():
             raise RuntimeError("The answer is not that of the spans which were sent.")
         took.append((time.perf_counter() - begun) * 1000)
-    return took[1:]
+    return took
 
 
 def read(reader: str, question: str, location: str, size: int, trace_ids: list[str]) -> list[float]:
     """Ask one question again and again, and return the ms of each answer."""
-    (ask_sql, ask_trace) = _tracelake(location) if reader == "tracelake" else _duckdb(location)
+    if question == "search":
+        return _tried(lambda: _searched(location) == min(LATEST, size // spans.TRACE_SPANS // len(spans.SERVICES)))
+    (ask_sql, ask_trace) = {"tracelake": _tracelake, "files": _duckdb}[reader](location)
     if question == "by_id":
         asked = iter(trace_ids)
         return _tried(lambda: ask_trace(next(asked)) == spans.TRACE_SPANS)
@@ -180,13 +190,22 @@ _SQL = {
 
 
 def _tracelake(location: str) -> tuple[_Ask, _Ask]:
-    """Return what counts the rows of a query, and the spans of a trace; the table is opened anew for each."""
+    """Return what counts the rows of a query, and the spans of a trace; each reads the table's log anew."""
     from tracelake.destinations.targets import parse_target
     from tracelake.query.sql import sql
     from tracelake.query.traces import get_trace
 
     destination = parse_target(location)
     return lambda query: sql(query, destination).num_rows, lambda wanted: len(get_trace(wanted, destination).spans)
+
+
+def _searched(location: str) -> int:
+    """Return how many whole traces of a service `search_traces` finds."""
+    from tracelake.destinations.targets import parse_target
+    from tracelake.query.search import Search, search_traces
+
+    found = search_traces(parse_target(location), Search(service=spans.SERVICES[2], max_results=LATEST))
+    return sum(info.span_count == spans.TRACE_SPANS for info in found)
 
 
 def _duckdb(location: str) -> tuple[_Ask, _Ask]:

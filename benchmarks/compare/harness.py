@@ -40,7 +40,7 @@ class Options:
     spans: int | None = None
     rounds: int | None = None
     sizes: tuple[int, ...] = SIZES
-    fill_s: float = 120.0
+    fill_s: float = 600.0
 
 
 @dataclass(frozen=True)

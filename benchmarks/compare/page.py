@@ -102,7 +102,10 @@ def write(parts: dict[str, tuple[Table, ...]]) -> None:
 
 
 def _lines(table: Table, values: Values) -> list[str]:
-    columns = dict(table.columns) or {size: f"{int(size):,} spans" for row in values.values() for size in row}
+    columns = dict(table.columns)
+    if not columns:
+        sizes = sorted({size for row in values.values() for size in row}, key=int)
+        columns = {size: f"{int(size):,} spans" for size in sizes}
     headings = ["", *columns.values(), *(["times " + table.reference] if table.reference else [])]
     lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
     for label, row in values.items():

@@ -16,6 +16,7 @@ import pytest
 from benchmarks.compare import burst, delivery, disk, freshness, growth, recording, spans
 from benchmarks.compare.__main__ import PARTS
 from benchmarks.compare.harness import Options, Table, Values, environment, in_turn, program, served
+from benchmarks.compare.mlflow_server import REQUEST_SPANS
 from tests.pages import ROOT
 from tracelake.spans.otlp import to_otlp
 
@@ -187,11 +188,21 @@ def test_growth_answers_at_each_size() -> None:
     sizes = {str(size) for size in TINY.sizes}
     for table in (growth.BY_ID, growth.LATEST_TRACES, growth.LATENCY):
         values = measured(table, tables)
-        assert values.keys() == {growth.OURS, growth.FILES, growth.MLFLOW}
+        assert values.keys() == {growth.OURS, growth.FIRST, growth.FILES, growth.MLFLOW}
         assert all(row.keys() == sizes for row in values.values())
         assert all(median(took) > 0 for row in values.values() for took in row.values())
     assert all(row.keys() == sizes for row in measured(growth.MEMORY, tables).values())
     assert measured(growth.SHIPPED, tables)[growth.OURS].keys() == sizes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_server_that_runs_out_of_time_has_the_size_that_it_reached() -> None:
+    """It is asked then, and no larger size is tried."""
+    values: dict[str, Values] = {table.name: {} for table in growth.TABLES}
+    growth._grow_mlflow([2 * REQUEST_SPANS, 3 * REQUEST_SPANS, 4 * REQUEST_SPANS], 1e-9, values)
+    found = [values[table.name][growth.MLFLOW] for table in (growth.BY_ID, growth.LATEST_TRACES, growth.LATENCY)]
+    assert [row.keys() for row in found] == [{str(REQUEST_SPANS)}] * 3
 
 
 def test_command_understands_sizes() -> None:

@@ -86,6 +86,8 @@ def test_sizes_are_columns() -> None:
     assert "|  | 10,000 spans | 100,000 spans |" in text
     assert "| tracelake | 1 | 6 (5 to 7) |" in text
     assert "| other | 2 | - |" in text
+    reached = {"tables": {"lines": {"other": {"10000": [2.0], "5000": [1.0]}}}}
+    assert "|  | 5,000 spans | 10,000 spans |" in page.markdown((LINES,), FIGURES | reached)
 
 
 def test_part_without_a_place_is_told() -> None:
