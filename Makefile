@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The tests start hundreds of programs, each twice as fast with what was compiled for the one before.
+unexport PYTHONDONTWRITEBYTECODE
 # A process for each core, and one for when others wait; the tests of a module share its servers.
 PARALLEL := -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadscope
+# These share one Spark, and one set of jars that the first of them fetches.
+JVM := tests/catalog tests/spans/test_engines.py tests/test_spark.py tests/test_spark_tables.py
 
 .PHONY: help demo test test-slow test-pythons test-oldest test-mlflow torture check bench docs clean
 
@@ -12,7 +16,7 @@ help:
 	@echo "make demo          run two services and show their one trace"
 	@echo "make test          run the tests"
 	@echo "make test-slow     run the slow tests: many rounds of kill -9, Spark"
-	@echo "make test-pythons  run the tests on every supported Python found here"
+	@echo "make test-pythons  run the tests on the other supported Pythons found here"
 	@echo "make test-oldest   run the tests with the oldest supported dependencies"
 	@echo "make test-mlflow   run the tests of MLflow's spans with each of its packages"
 	@echo "make torture       rounds of random faults, for MINUTES=10, of any SEED"
@@ -42,7 +46,8 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[spark,zerobus]'
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(JVM)
+	$(BIN)/pytest -m slow $(PARALLEL) $(JVM:%=--ignore=%)
 	$(BIN)/pytest tests/destinations/test_zerobus.py
 
 test-pythons:

@@ -46,7 +46,7 @@ _VARYING = re.compile(
     r"|(?P<any>\.\.\.)"
 )
 # What commands say on slow machines, so that one sees that they go on.
-_PROGRESS = re.compile(r"^tracelake: [a-z].*, \d[\d.]* (?:ms|s|min)\b.*\n", re.MULTILINE)
+PROGRESS = re.compile(r"^tracelake: [a-z].*, \d[\d.]* (?:ms|s|min)\b.*\n", re.MULTILINE)
 _READING = re.compile(r"tracelake (show|sql|status)\b")
 _PORT = re.compile(r"(?<=127\.0\.0\.1:)8000\b|(?<=--port )8000\b")
 
@@ -142,7 +142,7 @@ class _Run:
             try:
                 assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}"
                 if printed.strip():
-                    self.expect(printed, _PROGRESS.sub("", done.stdout))
+                    self.expect(printed, PROGRESS.sub("", done.stdout))
                 return
             except AssertionError:
                 # What another process recorded a moment ago is on its way to the table.

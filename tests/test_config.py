@@ -271,6 +271,7 @@ def test_containers_share_the_spool_and_the_access() -> None:
         assert not container["securityContext"]["allowPrivilegeEscalation"]
 
 
+@pytest.mark.slow
 def test_app_and_sidecar_deliver(workspace: MockWorkspace, lake: Lake) -> None:
     """The commands of both containers as processes: the app ends, then the sidecar is ended, as in a pod."""
     shared, pod = sidecar()
@@ -395,6 +396,7 @@ def test_tables_are_those_that_the_command_makes(name: str, arguments: list[str]
 
 
 @pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.slow
 def test_views_have_each_span_and_trace_once(workspace: MockWorkspace, version: Version) -> None:
     """On the SQL warehouse of the mocked workspace, over the tables of config/sql."""
     sql = Sql(workspace)
@@ -426,6 +428,7 @@ def test_spark_runs_the_views(spark: Any, tmp_path: Path, version: Version) -> N
         spark.sql("DROP TABLE spans")
 
 
+@pytest.mark.slow
 def test_grants_let_writers_write_and_readers_read_the_views(workspace: MockWorkspace) -> None:
     """And neither do more."""
     for group in ("trace-writers", "trace-readers"):

@@ -81,7 +81,8 @@ def test_the_demo_prints_one_trace_of_two_services(lake: Lake) -> None:
     assert len(lake.rows(str(lake.root / "here" / "tracelake" / "spans"))) == 4
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("--dir", "there and then"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arguments", [(), ("--dir", "there and then")])
+@pytest.mark.slow
 def test_the_command_that_the_demo_prints_works_when_pasted(lake: Lake, arguments: tuple[str, ...]) -> None:
     """In the same shell, with or without an option for the table."""
     done = run(lake, *arguments)
@@ -96,6 +97,7 @@ def test_the_command_that_the_demo_prints_works_when_pasted(lake: Lake, argument
     assert "search passages" in pasted.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_takes_the_table_of_the_environment_and_runs_again(lake: Lake) -> None:
     """Version 2 of the schema as well; each run is a trace of its own."""
     environ = {"TRACELAKE_DESTINATION": lake.table, "TRACELAKE_SCHEMA_VERSION": "2"}
@@ -104,6 +106,7 @@ def test_the_demo_takes_the_table_of_the_environment_and_runs_again(lake: Lake) 
     assert len({row["trace_id"] for row in lake.rows()}) == 2
 
 
+@pytest.mark.slow
 def test_settings_of_the_shell_do_not_keep_the_demo_from_working(lake: Lake) -> None:
     """Nor does a module in the current directory that has the name of one it needs."""
     (lake.root / "requests.py").write_text("raise RuntimeError('not this one')")
@@ -119,6 +122,7 @@ def test_settings_of_the_shell_do_not_keep_the_demo_from_working(lake: Lake) -> 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_demo_that_cannot_deliver_fails_and_says_why(lake: Lake) -> None:
     """Its services end all the same."""
     (lake.root / "file").write_text("no directory")

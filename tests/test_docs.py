@@ -27,6 +27,7 @@ from tracelake.databricks.workspace import CATALOG_TOKEN
 from tracelake.destinations.resolve import AUTO
 from tracelake.destinations.targets import PLUGIN_GROUP, parse_target, registered_schemes
 from tracelake.errors import TargetError
+from tracelake.query.conditions import EXPERIMENT
 from tracelake.settings import Settings
 from tracelake.spans.tables import delta_schema
 from tracelake.spans.values import DEGRADED_KEY
@@ -34,11 +35,9 @@ from tracelake.tracing.propagation import DESTINATION_KEY
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUN = [page for page in PAGES if any(block.runs for block in blocks(page))]
-# Each starts servers for most of its examples.
-LONG = {"embedding.md", "mlflow-server.md", "mlflow.md", "testing.md", "troubleshooting.md", "unity-catalog.md"}
 
 # What looks like a Python name of the package, and is the name of something else.
-OTHER_NAMES = {DEGRADED_KEY, DESTINATION_KEY, PLUGIN_GROUP}
+OTHER_NAMES = {DEGRADED_KEY, DESTINATION_KEY, EXPERIMENT, PLUGIN_GROUP}
 
 SETTINGS = ROOT / "docs" / "settings.md"
 _SETTINGS_TABLE = re.compile(r"(?<=<!-- settings: begin -->\n).*?(?=<!-- settings: end -->)", re.DOTALL)
@@ -81,7 +80,9 @@ def _default(value: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow) if page.name in LONG else page for page in RUN], ids=name_of
+    "page",
+    [page if page.name == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in RUN],
+    ids=name_of,
 )
 def test_page_runs(page: Path, lake: Lake) -> None:
     """Every block of a page does what the page says, in the order of the page."""
@@ -94,7 +95,7 @@ def test_page_runs(page: Path, lake: Lake) -> None:
         "COLUMNS": "90",
     }
     process = lake.start(sys.executable, "-m", "tests.pages", str(page))
-    code = process.wait(60)
+    code = process.wait(240)
     assert code == 0, lake.output(process)
     assert f"{expected} blocks ran" in lake.output(process)
     lake.settle()

@@ -42,7 +42,7 @@ HEAVY = (
 # Imports point from a floor to those below it, or stay on it. The package itself, which holds the public names, is
 # above all rooms but the two that use it.
 FLOORS = (
-    ("cli", "testing", "__main__"),
+    ("cli", "testing", "tracking", "spark", "__main__"),
     ("",),
     ("reading",),
     ("tracing",),

@@ -138,6 +138,7 @@ def test_app_killed_at_any_moment_loses_nothing(lake: Lake, seed: int) -> None:
 
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("seed", seeds(1, 20))
+@pytest.mark.slow
 def test_shipper_killed_at_any_moment_repeats_and_loses_nothing(lake: Lake, seed: int) -> None:
     """Eight kills of one shipper after the other, while they deliver a backlog in small batches."""
     moments = random.Random(seed)
@@ -247,6 +248,7 @@ def test_apps_and_shippers_killed_together(lake: Lake, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", seeds(1, 10))
+@pytest.mark.slow
 def test_processes_at_once_killed_one_after_the_other(lake: Lake, seed: int) -> None:
     """Eight processes record to one table at once, and die in any order; one shipper delivers for all."""
     moments = random.Random(seed)

@@ -277,6 +277,7 @@ class UserNamespaceInitializer:
 """
 
 
+@pytest.mark.slow
 def test_access_of_a_notebook_is_used_by_a_thread_of_it(served: MockWorkspace, lake: Lake) -> None:
     """The platform gives it to this process only, so that no shipper process could deliver."""
     served.create_table("main.obs.notebook")

@@ -23,6 +23,7 @@ def fails_somewhere(spoil: Callable[[World], None], match: str, *, power: int | 
                 Delivery(world, Fault(number), power).run()
 
 
+@pytest.mark.slow
 def test_note_that_goes_before_the_ledger_is_written_is_found() -> None:
     """A shipper that dies after the commit leaves no note, and the next one sends what the destination has already."""
 
@@ -39,6 +40,7 @@ def test_note_that_goes_before_the_ledger_is_written_is_found() -> None:
     fails_somewhere(forget_the_note, "not delivered")
 
 
+@pytest.mark.slow
 def test_sync_that_does_nothing_is_found() -> None:
     """A disk that lies about what is safe loses what was delivered, or the note of it."""
 

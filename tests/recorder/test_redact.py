@@ -268,6 +268,7 @@ assert os.wait()[1] == 0
         assert not path.is_file() or path.name == "program.py" or SECRET.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_mlflow_program_records_nothing_it_masks(lake: Lake) -> None:
     """Inputs, tags, metadata, previews and exceptions of MLflow's spans."""
     lake.run(

@@ -93,6 +93,7 @@ def test_span_that_is_too_large_for_a_receiver_is_set_aside(lake: Lake) -> None:
         ("objects", "contains itself"),
     ],
 )
+@pytest.mark.slow
 def test_hostile_value_is_degraded_and_delivered(lake: Lake, kind: str, noted: str) -> None:
     """Depth, numbers, texts and objects that no row holds: the row says what became of them."""
     memory = recorded(lake, kind)

@@ -533,6 +533,7 @@ def test_table_that_was_replaced_is_written_in_its_own_schema(
     assert numbers(lake.table) == [2, 7]
 
 
+@pytest.mark.slow
 def test_commits_cost_the_same_after_many(lake: Lake, lane: Lane, new_shipper: NewShipper) -> None:
     """The log is read from a checkpoint at most twenty commits old, however many there were."""
     shipper = new_shipper(lane)

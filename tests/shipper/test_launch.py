@@ -78,6 +78,7 @@ print(start_process(Spool(sys.argv[1]), {}), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_start_one_shipper(lake: Lake, lane: Lane) -> None:
     """Sixteen processes at the same moment: one starts it, the others find it running."""
     add_segment(lane, line(1))
@@ -160,6 +161,7 @@ print(len(children), sum(map(bool, children)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs to see a process's open files")
 def test_child_forked_during_a_launch_holds_no_lock(lake: Lake) -> None:
     """Or it would keep, for all its life, every later shipper from starting."""

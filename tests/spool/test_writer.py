@@ -155,6 +155,7 @@ print(writer.written, writer.refused, inside)
 
 
 @pytest.mark.parametrize("kind", ["signal", "finalizer"])
+@pytest.mark.slow
 def test_append_inside_an_append_loses_nothing(lake: Lake, kind: str) -> None:
     """A signal handler, or a finalizer, that records a span while a span is being recorded: both are there."""
     root = str(Path(__file__).parents[2])
