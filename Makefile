@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The tests start hundreds of programs, each twice as fast with what was compiled for the one before.
 unexport PYTHONDONTWRITEBYTECODE
-# A process for each core, and one for when others wait; the tests of a module share its servers.
-PARALLEL := -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadscope
+# The tests of a module share its servers.
+PARALLEL := -n auto --dist loadscope
 # These share one Spark, and one set of jars that the first of them fetches.
 JVM := tests/catalog tests/spans/test_engines.py tests/test_spark.py tests/test_spark_tables.py
 
@@ -16,7 +16,7 @@ help:
 	@echo "make demo          run two services and show their one trace"
 	@echo "make test          run the tests"
 	@echo "make test-slow     run the slow tests: many rounds of kill -9, Spark"
-	@echo "make test-pythons  run the tests on the other supported Pythons found here"
+	@echo "make test-pythons  run what depends on the interpreter on the other Pythons found here"
 	@echo "make test-oldest   run the tests with the oldest supported dependencies"
 	@echo "make test-mlflow   run the tests of MLflow's spans with each of its packages"
 	@echo "make torture       rounds of random faults, for MINUTES=10, of any SEED"
@@ -25,15 +25,12 @@ help:
 	@echo "make docs          run every example in README and docs"
 	@echo "make clean         remove .venv and what the targets made"
 
-$(VENV)/bin/python:
+# What the demo needs is there in half a minute; the tests need MLflow and others besides.
+$(VENV)/.demo $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "tracelake needs Python 3.10 or newer; run: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -m venv $(VENV)
-
-# What the demo needs is there in a minute; the tests need MLflow and others besides.
-$(VENV)/.demo $(STAMP): pyproject.toml | $(VENV)/bin/python
 	@echo "Setting up $(VENV) (once, a minute or two) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
+	@config/make-venv $(PYTHON) $(VENV) --editable '.[$(EXTRA)]'
 	@touch $@
 $(VENV)/.demo: EXTRA := demo
 $(STAMP): EXTRA := dev
@@ -45,7 +42,7 @@ test: $(STAMP)
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[spark,zerobus]'
+	@config/make-venv $(PYTHON) $(VENV) --editable '.[spark,zerobus]'
 	$(BIN)/pytest -m slow $(JVM)
 	$(BIN)/pytest -m slow $(PARALLEL) $(JVM:%=--ignore=%)
 	$(BIN)/pytest tests/destinations/test_zerobus.py

@@ -14,6 +14,12 @@ from tests.lake import Lake, open_lake
 _FOREIGN = ("TRACELAKE_", "OTEL_", "MLFLOW_", "DATABRICKS_", "AWS_", "ARM_", "AZURE_", "GOOGLE_", "XDG_")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A process for each core, and one for when others wait: `-n auto`."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the machine's settings away, and put the spool into the test's directory."""

@@ -125,8 +125,8 @@ def test_public_names_are_those_of_all() -> None:
     assert list(tracelake.__all__) == sorted(set(tracelake.__all__))
     exposed = {
         name
-        for name, value in vars(tracelake).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+        for name in dir(tracelake)
+        if not name.startswith("_") and not isinstance(getattr(tracelake, name), types.ModuleType)
     }
     assert exposed == set(tracelake.__all__)
 
@@ -217,6 +217,24 @@ def loaded(output: str) -> set[str]:
 def test_import_loads_no_heavy_package(lake: Lake) -> None:
     """The import of tracelake loads nothing that only delivery, reading or the tests need."""
     assert loaded(lake.run("import sys, tracelake; print(','.join(sys.modules))")) == set()
+
+
+def test_reading_is_loaded_when_it_is_asked_for(lake: Lake) -> None:
+    """A program that only records does not wait for the code that reads; whoever names it has it."""
+    program = """
+import sys, tracelake
+print(any(name.startswith("tracelake.query") for name in sys.modules))
+print(set(tracelake.__all__) <= set(dir(tracelake)))
+print(all(hasattr(tracelake, name) for name in tracelake.__all__), hasattr(tracelake, "no_such"))
+from tracelake import *
+print(Trace.__module__, get_trace.__module__)
+"""
+    assert lake.run(program).splitlines() == [
+        "False",
+        "True",
+        "True False",
+        "tracelake.query.traces tracelake.reading",
+    ]
 
 
 def test_import_of_the_mocked_workspace_loads_no_heavy_package(lake: Lake) -> None:

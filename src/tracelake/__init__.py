@@ -11,6 +11,9 @@
 What is not in this module, in `tracelake.testing` or in the command line is private.
 """
 
+import importlib
+import typing
+
 from tracelake.destinations.base import Batch, Destination, Finding, Rejection, Sink
 from tracelake.errors import (
     BatchExistsError,
@@ -32,11 +35,6 @@ from tracelake.errors import (
     TraceNotFoundError,
     TransientDeliveryError,
 )
-from tracelake.query.infos import Assessment, Tokens, TraceInfo
-from tracelake.query.search import TracePage
-from tracelake.query.sql import Rows
-from tracelake.query.traces import Trace
-from tracelake.reading import get_trace, search_traces, sql
 from tracelake.recorder.recorder import flush
 from tracelake.recorder.report import FlushReport
 from tracelake.spans.record import SpanEvent, SpanLink, SpanRecord
@@ -49,6 +47,13 @@ from tracelake.tracing.propagation import (
     get_tracing_context_headers_for_http_request,
     set_tracing_context_from_http_request_headers,
 )
+
+if typing.TYPE_CHECKING:
+    from tracelake.query.infos import Assessment, Tokens, TraceInfo
+    from tracelake.query.search import TracePage
+    from tracelake.query.sql import Rows
+    from tracelake.query.traces import Trace
+    from tracelake.reading import get_trace, search_traces, sql
 
 __version__ = "0.1.0"
 
@@ -105,3 +110,27 @@ __all__ = [
     "stop_propagating_all",
     "trace",
 ]
+
+# Loaded when first asked for: most programs that import this only record, and reading is half of it.
+_READING = {
+    "Assessment": "tracelake.query.infos",
+    "Rows": "tracelake.query.sql",
+    "Tokens": "tracelake.query.infos",
+    "Trace": "tracelake.query.traces",
+    "TraceInfo": "tracelake.query.infos",
+    "TracePage": "tracelake.query.search",
+    "get_trace": "tracelake.reading",
+    "search_traces": "tracelake.reading",
+    "sql": "tracelake.reading",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _READING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_READING[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_READING})

@@ -12,7 +12,6 @@ import threading
 
 from tracelake.cli.options import Commands, add_command
 from tracelake.cli.output import EXIT_OK, say
-from tracelake.testing import MockWorkspace
 
 _SCHEMA = "main.obs"
 
@@ -44,6 +43,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve a workspace."""
+    from tracelake.testing import MockWorkspace  # the other commands start faster without it
+
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
