@@ -158,6 +158,7 @@ class Cluster:
         return output
 
 
+@pytest.mark.slow
 def test_job_of_the_bundle_delivers_before_it_ends(workspace: MockWorkspace, lake: Lake) -> None:
     """By the access that the platform gives to the job, with the privileges that the bundle grants."""
     user = workspace.add_user(GIVEN["var.writer"])

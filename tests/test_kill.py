@@ -124,7 +124,7 @@ def shipper_process(lake: Lake) -> Iterator[int]:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("seed", seeds(2, 40))
+@pytest.mark.parametrize("seed", seeds(1, 40))
 def test_app_killed_at_any_moment_loses_nothing(lake: Lake, seed: int) -> None:
     """Sixteen threads record when the kill comes; what they noted after `on_end` is in the table."""
     moments = random.Random(seed)
@@ -229,7 +229,7 @@ def _state(pid: int) -> str:
 
 
 @pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize("seed", seeds(1, 20))
+@pytest.mark.parametrize("seed", seeds(0, 20))
 def test_apps_and_shippers_killed_together(lake: Lake, seed: int) -> None:
     """Several rounds: an app records, its shipper delivers, and either dies at any moment."""
     moments = random.Random(seed)

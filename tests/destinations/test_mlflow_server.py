@@ -26,6 +26,8 @@ from tracelake.spans.record import Resource
 
 from .contract import SinkContract, batch, spans
 
+pytestmark = pytest.mark.slow  # a server takes seconds to start
+
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 
 
@@ -61,7 +63,6 @@ class Experiment:
         return sorted(int(span.span_id, 16) for span in trace.data.spans)
 
 
-@pytest.mark.slow
 class TestContract(SinkContract):
     """At least once, as the interface says; in fact MLflow replaces a span that comes again."""
 
@@ -386,7 +387,6 @@ def test_program_is_seen_in_mlflow(server: MlflowServer, client: Any, lake: Lake
     assert client.get_experiment(trace.info.experiment_id).name == "from a program"
 
 
-@pytest.mark.slow
 def test_server_that_is_down_is_tried_again(tmp_path: Path) -> None:
     """The same sink goes on when the server is there."""
     with socket.socket() as free:

@@ -193,6 +193,7 @@ def test_forbidden_store_stops_the_lane(lake: Lake) -> None:
     assert files_with(lake.root, SECRET, TOKEN) == []
 
 
+@pytest.mark.slow
 def test_store_that_is_away_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens there: transient, within a bounded time."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

@@ -146,6 +146,7 @@ def test_nonsense_is_an_error_of_ours(head: str, caplog: pytest.LogCaptureFixtur
     assert all(record.getMessage().isprintable() for record in caplog.records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 1024 * MIB], ids=["just over", "gigabyte"])
 def test_body_that_unfolds_too_far_is_refused(size: int, gigabyte: bytes, peak: Callable[[], int]) -> None:
     """The workspace stops at its limit, whatever the body would be."""

@@ -112,9 +112,9 @@ def check_requests(rows: list[dict[str, Any]], client: Client, names: Sequence[s
     "options",
     [
         pytest.param(["--workers=3"], id="workers"),
-        pytest.param(["--workers=2", "--preload"], id="preload"),
+        pytest.param(["--workers=2", "--preload"], id="preload", marks=pytest.mark.slow),
         pytest.param(["--workers=2", "--max-requests=5"], id="recycled", marks=pytest.mark.slow),
-        pytest.param(["--workers=1", "--threads=4"], id="threads"),
+        pytest.param(["--workers=1", "--threads=4"], id="threads", marks=pytest.mark.slow),
         pytest.param(["--workers=2", "--worker-class=gevent"], id="gevent", marks=pytest.mark.slow),
     ],
 )

@@ -143,6 +143,7 @@ def test_many_at_once_are_few_commits(table: Destination) -> None:
     assert files(table).version() < 40
 
 
+@pytest.mark.slow
 def test_files_stay_few(table: Destination) -> None:
     """They are put together as those of spans are, and the newest version still counts."""
     for number in range(61):

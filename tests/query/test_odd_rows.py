@@ -46,7 +46,7 @@ def add_row(destination: Destination, row: dict[str, Any]) -> None:
     )
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("row", ODD.values(), ids=ODD)
 def test_row(tmp_path: Path, version: int, row: dict[str, Any]) -> None:
     """The span beside it is as it would be without; the odd one is drawn, and listed with its trace."""

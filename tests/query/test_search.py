@@ -380,7 +380,7 @@ def paged(destination: Destination, **asked: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("order", ["timestamp_ms DESC", "timestamp_ms ASC", "name DESC", "execution_time ASC"])
-@pytest.mark.parametrize("size", [1, 7, 30])
+@pytest.mark.parametrize("size", [7, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 30))])
 def test_pages(parts: Destination, order: str, size: int) -> None:
     """They have every trace once, in the order of the whole."""
     if size == 1 and order != "timestamp_ms DESC":

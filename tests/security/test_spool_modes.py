@@ -41,7 +41,7 @@ assert recorder.flush(20).delivered == 2
 """
 
 
-@pytest.mark.parametrize("umask", ["000", "022", "077"])
+@pytest.mark.parametrize("umask", ["000", *(pytest.param(umask, marks=pytest.mark.slow) for umask in ("022", "077"))])
 def test_every_file_is_its_owners_only(lake: Lake, umask: str) -> None:
     """Whatever the umask: the recorder's files, the shipper's, its log and lock, and the directories above."""
     lake.environ |= {

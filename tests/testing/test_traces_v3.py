@@ -21,6 +21,7 @@ from tracelake.errors import QueryError
 from tracelake.testing import MockWorkspace
 
 pytest.importorskip("mlflow")
+pytestmark = pytest.mark.slow  # programs load MLflow
 
 APPS = Path(__file__).parent / "apps"
 NAME = "/Shared/agent"

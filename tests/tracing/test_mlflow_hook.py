@@ -10,6 +10,7 @@ import pytest
 from tests.lake import Lake
 
 pytest.importorskip("mlflow")
+pytestmark = pytest.mark.slow  # each loads MLflow
 
 MODES = pytest.mark.parametrize("isolated", ["true", "false"], ids=["isolated", "global"])
 
@@ -73,7 +74,6 @@ def by_name(lake: Lake, table: str = "table") -> dict[str, dict[str, Any]]:
 
 
 @MODES
-@pytest.mark.slow
 def test_order_of_calls_does_not_matter(lake: Lake, isolated: str) -> None:
     """Nor what makes MLflow's provider anew later: every span is recorded once, and MLflow sends none."""
     output = run(
@@ -120,7 +120,6 @@ result([names, sent])
     assert sorted(by_name(lake)) == sorted(names)
 
 
-@pytest.mark.slow
 @MODES
 def test_import_order_does_not_matter(lake: Lake, isolated: str) -> None:
     """MLflow may be imported after a destination is named, and may have made its provider before."""
@@ -138,7 +137,6 @@ def test_import_order_does_not_matter(lake: Lake, isolated: str) -> None:
 
 
 @MODES
-@pytest.mark.slow
 def test_mlflow_is_given_back(lake: Lake, isolated: str) -> None:
     """As it was: the same processors in the same provider, also where MLflow made its provider in between."""
     output = run(
@@ -173,7 +171,6 @@ result(sent)
 
 
 @MODES
-@pytest.mark.slow
 def test_both_if_asked(lake: Lake, isolated: str) -> None:
     """`also_mlflow`: MLflow's server and the table have the same traces, with what belongs to the trace."""
     output = run(
@@ -203,7 +200,6 @@ result(sent)
     assert json.loads(attributes["mlflow.trace.metadata.mlflow.trace.tokenUsage"])["total_tokens"] == 3
 
 
-@pytest.mark.slow
 def test_what_belongs_to_the_trace_is_on_its_root(lake: Lake) -> None:
     """Tags, metadata, session and user, token usage, request id, previews; MLflow's own ways to ask go on working."""
     output = run(
@@ -248,7 +244,6 @@ assert not InMemoryTraceManager.get_instance()._traces
     assert dict(rows["tool"]["resource"]["attributes"])["service.name"] == "agents"
 
 
-@pytest.mark.slow
 def test_failing_bookkeeping_loses_no_trace(lake: Lake) -> None:
     """MLflow adds up what spans say of tokens, and stumbles over values that are none."""
     run(
@@ -277,7 +272,6 @@ with tracelake.start_span("ours"):
     assert rows["stumbles"]["attributes"]["mlflow.trace.tag.env"] == "prod"
 
 
-@pytest.mark.slow
 def test_sampling_is_mlflows(lake: Lake) -> None:
     """The ratio, and the caller's decision in a header."""
     output = run(
@@ -305,7 +299,6 @@ result(type(provider.get().sampler).__name__)
     assert set(by_name(lake)) == {"always", "sampled by the caller"} | unheard
 
 
-@pytest.mark.slow
 def test_all_kinds_of_functions_and_spans_that_outlive_their_root(lake: Lake) -> None:
     """Decorated functions, coroutines, generators; spans of threads that end, or start, after the root."""
     run(
@@ -356,7 +349,6 @@ assert not InMemoryTraceManager.get_instance()._traces
     assert json.loads(rows["function"]["attributes"]["mlflow.spanOutputs"]) == [1, [1]]
 
 
-@pytest.mark.slow
 def test_spans_of_both_front_ends_in_one_provider(lake: Lake) -> None:
     """MLflow's global mode: each span is recorded once, in one trace, OpenTelemetry's as it is."""
     run(
@@ -387,7 +379,6 @@ with tracer.start_as_current_span("server", attributes={"code": "200", "flag": F
     assert rows["agent"]["attributes"]["mlflow.spanInputs"] == '{"q":1}'
 
 
-@pytest.mark.slow
 def test_part_of_a_program_has_a_destination_of_its_own(lake: Lake) -> None:
     """Traces that start in it, with all their spans; those outside are MLflow's."""
     output = run(
@@ -452,7 +443,6 @@ result(sent)
     assert sorted(by_name(lake)) == ["again", "child of ours", "ours", "within"]
 
 
-@pytest.mark.slow
 def test_span_that_starts_as_the_last_of_its_trace_ends(lake: Lake) -> None:
     """In another thread: MLflow forgets no trace of which a span is just starting."""
     output = run(
@@ -482,7 +472,6 @@ made[0].end()
     assert sorted(by_name(lake)) == ["child", "root"]
 
 
-@pytest.mark.slow
 def test_settings_that_mlflow_refuses_are_not_ours(lake: Lake) -> None:
     """Three parts in its own variable: MLflow sends nothing then, and our next destination is used all the same."""
     output = run(
@@ -504,7 +493,6 @@ span("two")
     assert sorted(by_name(lake)) == ["one", "two"]
 
 
-@pytest.mark.slow
 def test_odd_names_and_limits_cost_no_span(lake: Lake) -> None:
     """A name without a text, tags that are none, and a limit that drops MLflow's own attribute."""
     run(
@@ -529,7 +517,6 @@ with mlflow.start_span("many") as many:
     assert rows["<Odd>"]["attributes"]["tracelake.degraded"]
 
 
-@pytest.mark.slow
 def test_texts_of_our_front_end_stay_texts(lake: Lake) -> None:
     """In MLflow's global mode, where its spans and ours come by one provider."""
     run(
@@ -548,7 +535,6 @@ with tracelake.start_span("ours", span_type="TOOL") as ours:
     assert ours["mlflow.spanType"] == "TOOL"
 
 
-@pytest.mark.slow
 def test_environment_alone_is_enough(lake: Lake) -> None:
     """No line of tracelake; an unusable value takes nothing down, and says so once."""
     source = "os.environ['MLFLOW_TRACKING_URI'] = URI\nimport mlflow\nspan('a')\nspan('b')\nresult(sent)"
@@ -559,7 +545,6 @@ def test_environment_alone_is_enough(lake: Lake) -> None:
     assert result(output) == []
 
 
-@pytest.mark.slow
 def test_variable_of_mlflow_has_no_say(lake: Lake) -> None:
     """Where another destination is named: MLflow would change its tracking URI for it, or fail."""
     source = """
@@ -582,7 +567,6 @@ assert "databricks" not in os.environ.get("MLFLOW_TRACKING_URI", "")
     ],
     ids=["provider", "processor"],
 )
-@pytest.mark.slow
 def test_unknown_mlflow_is_left_alone(lake: Lake, moved: str) -> None:
     """A later version may have moved what we need: that is logged once, and the program goes on without us."""
     output = run(
@@ -625,14 +609,12 @@ for ask in (lambda: mlflow.set_experiment("e"), lambda: open_model_registry({uri
     )
 
 
-@pytest.mark.slow
 def test_tracking_uri_without_a_database_is_refused(lake: Lake) -> None:
     """The entry point by which MLflow loads us opens a store only where it is told which database is beside it."""
     output = refusals_of_stores(lake, "tracelake://here")
     assert output.count("is no database URL of MLflow's") == 2
 
 
-@pytest.mark.slow
 def test_tracking_uri_needs_all_of_mlflow(lake: Lake) -> None:
     """Its small packages have no SQLAlchemy; the error says what to install."""
     output = refusals_of_stores(lake, "tracelake://sqlite:///mlflow.db", "sys.modules['sqlalchemy'] = None")
