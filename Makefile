@@ -41,10 +41,11 @@ demo: $(or $(wildcard $(STAMP)),$(VENV)/.demo)
 test: $(STAMP)
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
+# Modules by name: xdist puts those of few tests last, and here these are the longest.
 test-slow: $(STAMP)
 	@config/make-venv $(PYTHON) $(VENV) --editable '.[spark,zerobus]'
 	$(BIN)/pytest -m slow $(JVM)
-	$(BIN)/pytest -m slow $(PARALLEL) $(JVM:%=--ignore=%)
+	$(BIN)/pytest -m slow $(PARALLEL) --no-loadscope-reorder $(JVM:%=--ignore=%)
 	$(BIN)/pytest tests/destinations/test_zerobus.py
 
 test-pythons:
