@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,11 @@ import pytest
 from tests.lake import Lake, open_lake
 
 _FOREIGN = ("TRACELAKE_", "OTEL_", "MLFLOW_", "DATABRICKS_", "AWS_", "ARM_", "AZURE_", "GOOGLE_", "XDG_")
+
+
+# A shell starts what it runs in the background with SIGINT ignored, and so would each program of a test be.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
