@@ -176,6 +176,7 @@ def test_job_of_the_bundle_delivers_before_it_ends(workspace: MockWorkspace, lak
     assert lake.shippers() == []  # another process would not have the job's access
 
 
+@pytest.mark.slow
 def test_job_whose_workspace_is_down_ends_in_time_and_says_what_is_left(lake: Lake) -> None:
     """The job's own work is done, whatever becomes of its spans."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

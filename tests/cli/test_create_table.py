@@ -60,7 +60,7 @@ def test_printed_sql_needs_no_access_and_runs(
     """Statements that end with semicolons, and nothing else on stdout."""
     more = [str(tmp_path / "it's") if item == "/data/it's" else item for item in more]
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none"))
-    result = place.run("create-table", "main.obs.spans", "--print-sql", *more)
+    result = place.call("create-table", "main.obs.spans", "--print-sql", *more)
     assert (result.code, result.err) == (0, "")
     statements = [text.strip() for text in result.out.split(";\n") if text.strip()]
     assert len(statements) == 1 + 3 * more.count("--grant-to")
@@ -87,7 +87,7 @@ def test_target_of_another_kind_is_refused(place: Place, target: str) -> None:
 )
 def test_wrong_usage(place: Place, arguments: list[str]) -> None:
     """Exit code 2, before anybody is asked."""
-    result = place.run("create-table", *arguments)
+    result = place.call("create-table", *arguments)
     assert (result.code, result.out) == (2, "")
 
 

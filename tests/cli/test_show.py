@@ -27,14 +27,14 @@ def test_show_prints_the_tree_of_the_environments_table(place: Place, monkeypatc
 def test_show_reads_the_embedded_default(place: Place) -> None:
     """The table beside the program."""
     write_table(place.path / "tracelake" / "spans", [span(1)])
-    assert "span 1" in place.run("show", f"tr-{TRACE_ID.upper()}").out
+    assert "span 1" in place.call("show", f"tr-{TRACE_ID.upper()}").out
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_show_json_has_the_documented_fields(place: Place, version: int) -> None:
     """One object, with every span."""
     write_table(place.path / "table", [full_span(1), span(2, parent_span_id=f"{1:016x}")], version)
-    found = json.loads(place.run("show", TRACE_ID, "--target", "./table", "--json").out)
+    found = json.loads(place.call("show", TRACE_ID, "--target", "./table", "--json").out)
     section = DOCS.split("\n## `tracelake show", 1)[1].split("\n## ", 1)[0]
     for name in [*found, *found["spans"][0]]:
         assert f"`{name}`" in section, name
@@ -50,7 +50,7 @@ def test_show_json_has_the_documented_fields(place: Place, version: int) -> None
 def test_show_of_a_trace_that_is_not_there_fails_with_what_to_do(place: Place) -> None:
     """Exit code 1, and nothing on stdout."""
     write_table(place.path / "table", [span(1)])
-    result = place.run("show", "e" * 32, "--target", "./table")
+    result = place.call("show", "e" * 32, "--target", "./table")
     assert (result.code, result.out) == (1, "")
     assert "no span of trace" in result.err
     assert "tracelake status" in result.err
@@ -58,7 +58,7 @@ def test_show_of_a_trace_that_is_not_there_fails_with_what_to_do(place: Place) -
 
 def test_show_without_a_table_fails_with_what_to_do(place: Place) -> None:
     """And makes none."""
-    result = place.run("show", TRACE_ID)
+    result = place.call("show", TRACE_ID)
     assert result.code == 1
     assert "There is no table at" in result.err
     assert not (place.path / "tracelake").exists()

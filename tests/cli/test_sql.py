@@ -22,7 +22,7 @@ def test_sql_prints_an_aligned_table(place: Place) -> None:
 def test_sql_prints_rows_as_blocks_when_there_are_too_many_columns(place: Place) -> None:
     """A line a value, none wider than the terminal."""
     write_table(place.path / "table", [full_span(1)], 2)
-    lines = place.run("sql", "SELECT * FROM spans", "--target", "./table").out.splitlines()
+    lines = place.call("sql", "SELECT * FROM spans", "--target", "./table").out.splitlines()
     assert lines[0] == "-- row 1"
     assert any(line.startswith("trace_id ") and line.endswith(TRACE_ID) for line in lines)
     assert max(map(len, lines)) <= 80
@@ -36,7 +36,7 @@ def test_sql_json_prints_one_object_a_row(place: Place, version: int) -> None:
         "SELECT name, attributes, 'nan'::DOUBLE AS nan, 'x'::BLOB AS bytes, sum(flags) OVER () AS total, "
         "TIMESTAMP '2026-01-02 03:04:05' AS at, INTERVAL 1 DAY AS day FROM spans"
     )
-    found = json.loads(place.run("sql", query, "--target", "./table", "--json").out)
+    found = json.loads(place.call("sql", query, "--target", "./table", "--json").out)
     assert found["attributes"]["count"] == (3 if version == 2 else "3")
     assert (found["nan"], found["bytes"], found["total"]) == (None, "eA==", 0)
     assert found["at"] == "2026-01-02T03:04:05"
@@ -45,14 +45,14 @@ def test_sql_json_prints_one_object_a_row(place: Place, version: int) -> None:
 def test_sql_explain_prints_the_plan(place: Place) -> None:
     """Lines and all."""
     write_table(place.path / "table", [span(1)])
-    result = place.run("sql", "EXPLAIN SELECT name FROM spans", "--target", "./table")
+    result = place.call("sql", "EXPLAIN SELECT name FROM spans", "--target", "./table")
     assert len(result.out.splitlines()) > 3
 
 
 def test_a_wrong_query_fails_with_the_words_of_duckdb(place: Place) -> None:
     """Exit code 1, and nothing on stdout."""
     write_table(place.path / "table", [span(1)])
-    result = place.run("sql", "SELECT nothing FROM spans", "--target", "./table")
+    result = place.call("sql", "SELECT nothing FROM spans", "--target", "./table")
     assert (result.code, result.out) == (1, "")
     assert "nothing" in result.err
     assert 'tracelake sql "DESCRIBE spans"' in result.err

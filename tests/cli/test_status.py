@@ -39,7 +39,7 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_a_spool_that_is_not_there_has_no_lanes(place: Place) -> None:
     """And is not made."""
-    result = place.run("status")
+    result = place.call("status")
     assert result.code == 0
     assert "Nothing has been recorded there yet." in result.out
     assert not (place.path / "spool").exists()
@@ -78,7 +78,7 @@ def test_a_stopped_lane_says_why_and_what_to_do(place: Place) -> None:
     [found] = lanes(place)
     assert found["state"] == "stopped"
     assert "tracelake ship --once" in found["remedy"]
-    result = place.run("status")
+    result = place.call("status")
     assert result.code == 1
     assert "access denied" in result.out
     assert "tracelake redirect" in result.out
@@ -126,7 +126,7 @@ def test_refused_and_quarantined_spans_are_counted_with_the_reason(place: Place)
     [found] = lanes(place)
     assert (found["refused"], found["refusal"]) == (5, "disk full")
     assert (found["quarantined"], found["quarantine_files"]) == (1, [path])
-    text = place.run("status").out
+    text = place.call("status").out
     assert "disk full" in text
     assert lane.quarantine_dir in text
 
@@ -138,7 +138,7 @@ def test_segments_of_a_newer_format_are_said_to_be_there(place: Place) -> None:
     os.rename(old.path, old.path.replace(".v1.", ".v2."))
     [found] = lanes(place)
     assert (found["newer_segments"], found["pending_spans"], found["needs_action"]) == (1, 1, True)
-    assert "newer tracelake" in place.run("status").out
+    assert "newer tracelake" in place.call("status").out
 
 
 @pytest.mark.parametrize("name", ["lane.json", "ledger.json", "in-flight.json", "delivery.json"])
@@ -164,7 +164,7 @@ def test_reading_the_status_changes_nothing(place: Place) -> None:
 def test_status_json_has_the_documented_fields(place: Place) -> None:
     """Each is listed in docs/cli.md."""
     place.recorded("./table", [span(1)])
-    found = json.loads(place.run("status", "--json").out)
+    found = json.loads(place.call("status", "--json").out)
     section = DOCS.split("\n## `tracelake status", 1)[1].split("\n## ", 1)[0]
     for name in [*found, *found["lanes"][0]]:
         assert f"`{name}`" in section, name
@@ -173,4 +173,4 @@ def test_status_json_has_the_documented_fields(place: Place) -> None:
 def test_another_spool_is_read_on_demand(place: Place) -> None:
     """As an operator does."""
     place.recorded("./table", [span(1)])
-    assert "Nothing" in place.run("status", "--spool", str(place.path / "other")).out
+    assert "Nothing" in place.call("status", "--spool", str(place.path / "other")).out

@@ -154,6 +154,7 @@ def stopped(lake: Lake) -> Delivery | None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.slow
 def test_bucket_that_is_not_there_stops_the_lane(lake: Lake) -> None:
     """The app ends at once and well, says what is left and why, and the spans wait."""
     lake.environ["TRACELAKE_DESTINATION"] = target("app", "no-such-bucket")
@@ -179,6 +180,7 @@ def guarded(store: Store) -> Iterator[Store]:
 
 
 @pytest.mark.usefixtures("guarded")
+@pytest.mark.slow
 def test_forbidden_store_stops_the_lane(lake: Lake) -> None:
     """The reason is the store's, without the key that it names."""
     lake.environ["TRACELAKE_DESTINATION"] = target("forbidden")

@@ -258,6 +258,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_process_pool(lake: Lake) -> None:
     """Workers of a pool end with `os._exit`."""
     lake.run(POOL)
@@ -286,6 +287,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_asyncio_tasks(lake: Lake) -> None:
     """A hundred and fifty spans in tasks that run across each other, each under its own parent."""
     lake.run(ASYNCIO)
@@ -319,6 +321,7 @@ late.start()  # not waited for: the interpreter does
 """
 
 
+@pytest.mark.slow
 def test_threads(lake: Lake) -> None:
     """Threads given the context continue the trace; one that is not starts traces of its own."""
     assert lake.run(THREADS) == ""

@@ -123,6 +123,7 @@ def test_before_there_are_spans(tmp_path: Path) -> None:
     assert (found.tags, len(found.assessments)) == ({"team": "blue"}, 1)
 
 
+@pytest.mark.slow
 def test_many_at_once_are_few_commits(table: Destination) -> None:
     """Each is there when its call returns, and those that wait for one another are committed together."""
     missing: list[str] = []

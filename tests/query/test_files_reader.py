@@ -171,6 +171,7 @@ print(os.waitstatus_to_exitcode(status), len(tracelake.search_traces(target=targ
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS' own libraries do not survive fork()")
+@pytest.mark.slow
 def test_child_of_a_fork_ends(tmp_path: Path) -> None:
     """It is told why it cannot read, and does not wait for threads of DuckDB that only its parent has."""
     done = subprocess.run(
