@@ -15,6 +15,7 @@ from tracelake.destinations.delta import DeltaDestination
 from tracelake.destinations.mlflow_trace import (
     CLIENT_REQUEST_ID,
     EXPERIMENT,
+    MAX_PREVIEW,
     METADATA_PREFIX,
     PREVIEWS,
     STATE,
@@ -25,6 +26,7 @@ from tracelake.destinations.unity.destination import UnityCatalogDestination
 from tracelake.errors import QueryError
 from tracelake.query.conditions import OF_SPANS, REQUEST, RESPONSE
 from tracelake.query.infos import SESSION, TRACE_NAME, USER
+from tracelake.query.relations import LONG_NS, SKEW_NS
 from tracelake.query.tokens import COST, INPUT, OUTPUT, USAGE
 from tracelake.reading import destination_of, unix_nano
 from tracelake.spans import tables
@@ -33,11 +35,8 @@ from tracelake.spans.annotations import OWN_METADATA
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-# As in `query.search`: spans of a trace start from so long before it to so long after it.
-_SKEW_NS, _LONG_NS = 10**9, 3_600 * 10**9
 # Spans above one are looked through for tokens up to so many levels.
 _LEVELS = 100
-_MAX_PREVIEW = 1000
 
 _START, _END = tables.START_TIME, tables.END_TIME
 _TEXTS = "map<string,string>"
@@ -84,8 +83,8 @@ def traces(
     frame = _spans(
         spark,
         destination,
-        None if first is None else first - _SKEW_NS,
-        None if last is None else last + _LONG_NS,
+        None if first is None else first - SKEW_NS,
+        None if last is None else last + LONG_NS,
     )
     known = _annotated(spark, destination)
     joined = _grouped(frame).join(known, "trace_id", "full_outer").where("NOT coalesce(deleted, false)")
@@ -327,7 +326,7 @@ def _there(texts: str) -> str:
 def _preview(field: str, own: str) -> str:
     keys = (own, *(REQUEST if field.startswith("request") else RESPONSE))
     held = ", ".join(f"root.attributes[{_literal(key)}]" for key in keys)
-    return f"substring(coalesce(info.{field}, {held}), 1, {_MAX_PREVIEW})"
+    return f"substring(coalesce(info.{field}, {held}), 1, {MAX_PREVIEW})"
 
 
 def _sum(uses: str, field: str, zero: str) -> str:

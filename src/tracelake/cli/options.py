@@ -16,6 +16,7 @@ from tracelake.spool.lane import Spool
 
 Commands = Any  # argparse keeps the class of its sub-parsers to itself
 
+_Text = TypeVar("_Text")
 _Value = TypeVar("_Value")
 
 
@@ -82,12 +83,12 @@ def chosen_spool(arguments: argparse.Namespace) -> Spool:
 
 def target(text: str) -> Destination:
     """Return the destination of an argument, for argparse."""
-    return _argument(parse_target, text)
+    return argument(parse_target, text)
 
 
 def trace_id(text: str) -> str:
     """Return the trace id of an argument, for argparse."""
-    return _argument(parse_trace_id, text)
+    return argument(parse_trace_id, text)
 
 
 def at_least_one(text: str) -> int:
@@ -98,7 +99,8 @@ def at_least_one(text: str) -> int:
     return number
 
 
-def _argument(parse: Callable[[str], _Value], text: str) -> _Value:
+def argument(parse: Callable[[_Text], _Value], text: _Text) -> _Value:
+    """Return what one of our parsers makes of an argument; its errors are argparse's."""
     try:
         return parse(text)
     except TracelakeError as error:

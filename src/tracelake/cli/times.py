@@ -7,6 +7,8 @@ import re
 import time
 from datetime import datetime, timedelta, timezone
 
+from tracelake.reading import unix_nano
+
 _UNITS_NS = {
     "ns": 1,
     "us": 10**3,
@@ -37,9 +39,7 @@ def moment(text: str) -> int:
         # To the second, as it is printed: whoever repeats it means the same.
         return max(0, time.time_ns() - duration(text)) // 10**9 * 10**9
     try:
-        found = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-        aware = found if found.tzinfo else found.replace(tzinfo=timezone.utc)
-        return (aware - _EPOCH) // timedelta(microseconds=1) * 1_000
+        return unix_nano(datetime.fromisoformat(text.strip().replace("Z", "+00:00")))
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no time. Give how long ago it was, as 15m or 2d, or the time itself, as 2026-01-31, "

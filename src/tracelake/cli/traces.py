@@ -7,10 +7,17 @@ import sys
 from collections.abc import Iterator
 from typing import get_args
 
-from tracelake.cli.options import Commands, add_command, add_json, add_target, at_least_one, chosen_destination
+from tracelake.cli.options import (
+    Commands,
+    add_command,
+    add_json,
+    add_target,
+    argument,
+    at_least_one,
+    chosen_destination,
+)
 from tracelake.cli.output import EXIT_OK, json_text, progress, say, style_of
 from tracelake.cli.times import duration, moment, moment_text
-from tracelake.errors import QueryError
 from tracelake.query import filter as grammar
 from tracelake.query.convert import info_fields
 from tracelake.query.infos import State, TraceInfo
@@ -130,19 +137,13 @@ def info_lines(info: TraceInfo, style: Style) -> Iterator[str]:
 
 def filter_text(text: str) -> str:
     """Return the filter of an argument, for argparse."""
-    try:
-        grammar.parse(text)
-    except QueryError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    argument(grammar.parse, text)
     return text
 
 
 def order_text(text: str) -> str:
     """Return the order of an argument, for argparse."""
-    try:
-        grammar.parse_order([text])
-    except QueryError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    argument(grammar.parse_order, [text])
     return text
 
 

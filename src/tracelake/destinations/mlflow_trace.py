@@ -42,7 +42,7 @@ _SIZE_STATS = "mlflow.trace.sizeStats"
 _MAX_KEY = 250
 _MAX_METADATA = 250
 _MAX_TAG = 4096
-_MAX_PREVIEW = 1000
+MAX_PREVIEW = 1000
 
 _STATUS_ERROR = 2
 
@@ -98,7 +98,7 @@ def trace_info(root: SpanRecord, experiment_id: str) -> dict[str, Any]:
         info["client_request_id"] = json_text(root.attributes[CLIENT_REQUEST_ID])
     for key, field in PREVIEWS.items():
         if key in root.attributes:
-            info[field] = json_text(root.attributes[key])[:_MAX_PREVIEW]
+            info[field] = json_text(root.attributes[key])[:MAX_PREVIEW]
     return info
 
 

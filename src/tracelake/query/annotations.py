@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
 from tracelake.query.dialect import Dialect
 from tracelake.query.infos import Assessment
 from tracelake.query.reader import Reader
-from tracelake.spans.annotations import OWN_METADATA
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+from tracelake.query.relations import among
+from tracelake.spans.annotations import OWN_METADATA, unix_micros
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,11 @@ def read_annotations(reader: Reader, trace_ids: Sequence[str]) -> dict[str, Anno
     if not trace_ids:
         return {}
     dialect = Dialect.of(reader)
-    ids = ", ".join(repr(trace_id) for trace_id in trace_ids)
     trace_id = "split_part(target_id, ':', 1)"
     found = reader.run(
         f"SELECT {trace_id} AS trace_id, target_id, annotation_id, annotation_type, name, comment, created_at, "  # noqa: S608
         f"updated_at, deleted_at, {dialect.json('value')} AS value, {dialect.json('metadata')} AS metadata "
-        f"FROM annotations WHERE {trace_id} IN ({ids})"
+        f"FROM annotations WHERE {among(trace_ids, trace_id)}"
     )
     latest: dict[str, dict[str, Any]] = {}
     for row in found.to_pylist():
@@ -106,8 +104,8 @@ def _assessment(row: Mapping[str, Any]) -> Assessment:
         overrides=own.get("overrides"),
         valid=own.get("valid") != "false",
         serialization_format=own.get("format"),
-        create_time_us=_micros(row["created_at"]),
-        update_time_us=_micros(row["updated_at"]),
+        create_time_us=unix_micros(row["created_at"]),
+        update_time_us=unix_micros(row["updated_at"]),
     )
 
 
@@ -121,7 +119,3 @@ def _plain(text: str | None) -> Any:
 def _text(text: str | None) -> str | None:
     value = _plain(text)
     return value if isinstance(value, str) else text
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from tracelake.destinations.mlflow_trace import COST, TOKEN_USAGE, mlflow_trace_id, rfc3339, span_only, trace_info
+from tracelake.destinations.mlflow_trace import (
+    COST,
+    MAX_PREVIEW,
+    TOKEN_USAGE,
+    mlflow_trace_id,
+    rfc3339,
+    span_only,
+    trace_info,
+)
 from tracelake.errors import MissingDependencyError, QueryError
 from tracelake.query.infos import Assessment, TraceInfo
 from tracelake.query.tree import service_name
@@ -29,7 +37,6 @@ if TYPE_CHECKING:
 # MLflow keeps its own values as JSON; in a version 1 table, where all is text, this text is JSON then.
 _MLFLOWS = "mlflow."
 _PREVIEWED = {"request_preview": "mlflow.spanInputs", "response_preview": "mlflow.spanOutputs"}
-_MAX_PREVIEW = 1000
 # The experiment of a trace that is in none.
 _EXPERIMENT = "0"
 
@@ -97,7 +104,7 @@ def mlflow_trace(trace: Trace) -> MlflowTrace:
     # A server makes the previews, and its dict has the duration as a number.
     for field, key in _PREVIEWED.items():
         if key in root.attributes:
-            info.setdefault(field, json_text(root.attributes[key])[:_MAX_PREVIEW])
+            info.setdefault(field, json_text(root.attributes[key])[:MAX_PREVIEW])
     del info["execution_duration"]
     info["execution_duration_ms"] = max(0, root.end_time_unix_nano - root.start_time_unix_nano) // 1_000_000
     found: MlflowTrace = MlflowTrace.from_dict({"info": info, "data": {"spans": mlflow_spans(trace)}})

@@ -18,7 +18,7 @@ from tracelake.query.conditions import SPAN_TYPE, Conditions
 from tracelake.query.dialect import Dialect
 from tracelake.query.filter import Clause
 from tracelake.query.reader import Reader, open_reader
-from tracelake.query.relations import Times
+from tracelake.query.relations import Times, spans_sql
 from tracelake.query.stats import MAX_DISTINCT, MODEL, count_rows
 from tracelake.query.tokens import COST
 from tracelake.spans import tables
@@ -216,14 +216,9 @@ class _Statement:
         else:
             columns["measured"] = tables.SPAN_ID
         where = " AND ".join(Times(self._start_ns, self._end_ns).conditions()) or "true" if is_cost else self._spans()
-        if self._is_distinct():
-            chosen = ", ".join(f"max_by({sql}, {_END}) AS {name}" for name, sql in columns.items())
-            where += f" GROUP BY {tables.TRACE_ID}, {tables.SPAN_ID}"
-        else:
-            chosen = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
         return {
             "found": self._found({}, at_any_time=is_cost),
-            "rows": f"SELECT {tables.TRACE_ID} AS trace_id, {chosen} FROM spans WHERE {where}",  # noqa: S608
+            "rows": spans_sql(columns, where, distinct=self._is_distinct()),
             "counted": self._counted("rows JOIN found ON found.trace_id = rows.trace_id", "start_ns"),
         }
 

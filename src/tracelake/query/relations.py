@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from tracelake.spans import tables
 
 SPANS, ANNOTATIONS = "spans", "annotations"
 DialectName = Literal["duckdb", "databricks"]
+
+# By so much the clocks of services may differ.
+SKEW_NS = 10**9
+# Spans of a trace are looked for as long after it has started.
+LONG_NS = 3_600 * 10**9
 
 
 class Times(NamedTuple):
@@ -29,6 +34,20 @@ class Times(NamedTuple):
 ALWAYS = Times()
 
 
-def among(trace_ids: Sequence[str]) -> str:
-    """Return the condition that a span is of one of these traces; ids are 32 hex digits each, one at least."""
-    return f"{tables.TRACE_ID} IN ({', '.join(map(repr, trace_ids))})"
+def among(trace_ids: Sequence[str], column: str = tables.TRACE_ID) -> str:
+    """Return the condition that a row is of one of these traces; ids are 32 hex digits each, one at least."""
+    return f"{column} IN ({', '.join(map(repr, trace_ids))})"
+
+
+def spans_sql(columns: Mapping[str, str], where: str, *, distinct: bool) -> str:
+    """Return the SELECT of such spans: trace_id, span_id, and these columns, SQL by name.
+
+    Of a span that is in the table twice, the row that ends last counts if it has to be `distinct`.
+    """
+    ids = f"{tables.TRACE_ID}, {tables.SPAN_ID}"
+    chosen = "".join(
+        f", max_by({sql}, {tables.END_TIME}) AS {name}" if distinct else f", {sql} AS {name}"
+        for name, sql in columns.items()
+    )
+    grouped = f" GROUP BY {ids}" if distinct else ""
+    return f"SELECT {ids}{chosen} FROM {SPANS} WHERE {where}{grouped}"  # noqa: S608

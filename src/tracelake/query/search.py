@@ -27,7 +27,7 @@ from tracelake.query.dialect import IS_ROOT, Dialect
 from tracelake.query.filter import Order
 from tracelake.query.infos import State, TraceInfo
 from tracelake.query.reader import Reader, open_reader, spans_of
-from tracelake.query.relations import Times, among
+from tracelake.query.relations import LONG_NS, SKEW_NS, Times, among
 from tracelake.query.summary import info_of, infos_of
 from tracelake.query.text import counted
 from tracelake.query.traces import Trace, parse_trace_id, traces_of
@@ -42,14 +42,10 @@ if TYPE_CHECKING:
 _FIRST_PART = 20_000
 _GROWTH = 8
 _S = 10**9
-# By so much the clocks of services may differ.
-_SKEW_NS = _S
 # What a trace does after its root span has ended is looked at for so long.
 _LATE_NS = 60 * _S
-# Spans that meet a condition are looked for as long after the trace has started.
-_LONG_NS = 3_600 * _S
 # A root is looked for that started as much before the other spans of its trace.
-_LONGEST_NS = 24 * _LONG_NS
+_LONGEST_NS = 24 * LONG_NS
 
 _POSITION = "position"
 _NS_A_MS = 10**6
@@ -216,7 +212,7 @@ class _Found(NamedTuple):
 def _details(reader: Reader, page: Sequence[_Found]) -> list[TraceInfo]:
     if not page:
         return []
-    first = min(each.first_start for each in page) - _SKEW_NS
+    first = min(each.first_start for each in page) - SKEW_NS
     last = max(each.last_end for each in page) + _LATE_NS
     return list(infos_of(reader, [each.trace_id for each in page], Times(first, last + 1)).values())
 
@@ -368,12 +364,12 @@ class _Finder:
         if end is not None:
             conditions.met(f"{_POSITION} < {end}")
         if self._elsewhere:
-            conditions.met(f"known.trace_id NOT IN ({', '.join(repr(each) for each in sorted(self._elsewhere))})")
+            conditions.met(f"NOT {among(sorted(self._elsewhere), 'known.trace_id')}")
         terms = self._terms(conditions)
         if plan.after is not None:
             conditions.met(_beyond(dialect, terms, plan.after))
-        later_ns = _LONG_NS if conditions.look_at_spans else _SKEW_NS
-        times = Times(None if start is None else start - _SKEW_NS, None if end is None else end + later_ns)
+        later_ns = LONG_NS if conditions.look_at_spans else SKEW_NS
+        times = Times(None if start is None else start - SKEW_NS, None if end is None else end + later_ns)
         keys = ", ".join(f"{sql} AS k{index}" for index, (sql, _) in enumerate(terms))
         statement = conditions.sql(
             " AND ".join(times.conditions()),

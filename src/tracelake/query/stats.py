@@ -9,7 +9,7 @@ from tracelake.destinations.base import Destination
 from tracelake.query.dialect import Dialect
 from tracelake.query.infos import Tokens
 from tracelake.query.reader import Reader, open_reader
-from tracelake.query.relations import Times
+from tracelake.query.relations import Times, spans_sql
 from tracelake.query.tokens import COST, INPUT, OUTPUT, USAGE
 from tracelake.spans import tables
 
@@ -89,18 +89,14 @@ def _groups(reader: Reader, by: By, times: Times, distinct: bool) -> list[Group]
     if by == "model":
         columns |= {key: f"TRY_CAST({sql} AS DOUBLE)" for key, sql in _counts(dialect).items()}
     wanted = f"{where} AND {columns['name']} <> ''" if by == "model" else where
-    if distinct:
-        chosen = ", ".join(f"max_by({sql}, {tables.END_TIME}) AS {key}" for key, sql in columns.items())
-        chosen += f" FROM spans WHERE {wanted} GROUP BY {tables.TRACE_ID}, {tables.SPAN_ID}"
-    else:
-        chosen = ", ".join(f"{sql} AS {key}" for key, sql in columns.items()) + f" FROM spans WHERE {wanted}"
     quantiles = ", ".join(f"{dialect.quantile('took', share)} AS {key}" for key, share in _QUANTILES.items())
     sums = "".join(f", sum({key}) AS {key}" for key in ("tokens_in", "tokens_out", "cost") if by == "model")
+    chosen = spans_sql(columns, wanted, distinct=distinct)
     found = reader.run(
         f"""
         SELECT coalesce(name, '') AS name, count(*) AS spans,
             count(*) FILTER (WHERE code = 'STATUS_CODE_ERROR') AS errors, {quantiles}{sums}
-        FROM (SELECT {chosen}) AS chosen GROUP BY coalesce(name, '') ORDER BY 2 DESC, 1""",  # noqa: S608
+        FROM ({chosen}) AS chosen GROUP BY coalesce(name, '') ORDER BY 2 DESC, 1""",  # noqa: S608
         dialect.parameters,
         times,
     )

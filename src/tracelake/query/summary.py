@@ -8,6 +8,7 @@ from typing import Any, get_args
 from tracelake.destinations.mlflow_trace import (
     CLIENT_REQUEST_ID,
     EXPERIMENT,
+    MAX_PREVIEW,
     METADATA_PREFIX,
     PREVIEWS,
     TAG_PREFIX,
@@ -28,7 +29,6 @@ from tracelake.spans import tables
 from tracelake.spans.record import Attributes, SpanRecord
 from tracelake.spans.values import json_text
 
-_MAX_PREVIEW = 1000
 _READ = {"usage": USAGE, "tokens_in": INPUT, "tokens_out": OUTPUT, "cost": COST, "experiment": EXPERIMENT}
 _PLACE = (tables.TRACE_ID, tables.SPAN_ID, tables.PARENT_SPAN_ID, tables.NAME, tables.START_TIME, tables.END_TIME)
 _OF_ROOT = (*_PLACE, tables.ATTRIBUTES, tables.STATUS)
@@ -170,7 +170,7 @@ def _preview(attributes: Attributes, field: str, keys: Iterable[str], info: Mapp
     own = next(key for key, name in PREVIEWS.items() if name == field)
     carried_text = next((text for key in (own, *keys) if (text := _text(attributes, key)) is not None), None)
     text = info.get(field) or carried_text
-    return None if text is None else str(text)[:_MAX_PREVIEW]
+    return None if text is None else str(text)[:MAX_PREVIEW]
 
 
 def _text(attributes: Attributes, key: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tracelake.query.dialect import Dialect
+from tracelake.query.relations import spans_sql
 from tracelake.query.tokens import INPUT, OUTPUT, USAGE
 from tracelake.spans import tables
 
@@ -34,15 +35,8 @@ def used(dialect: Dialect, key: str, spans: str, *, distinct: bool) -> dict[str,
     """
     says = " OR ".join(f"{dialect.attribute(each)} IS NOT NULL" for each in (USAGE, INPUT, OUTPUT))
     columns = {"parent_id": _PARENT, "tokens": _count(dialect, key)}
-    chosen = ", ".join(
-        f"max_by({sql}, {tables.END_TIME}) AS {name}" if distinct else f"{sql} AS {name}"
-        for name, sql in columns.items()
-    )
-    grouped = f"GROUP BY {tables.TRACE_ID}, {tables.SPAN_ID}" if distinct else ""
     return {
-        "held": f"""
-            SELECT {tables.TRACE_ID} AS trace_id, {tables.SPAN_ID} AS span_id, {chosen}
-            FROM spans WHERE {spans} AND ({says}) {grouped}""",  # noqa: S608
+        "held": spans_sql(columns, f"{spans} AND ({says})", distinct=distinct),
         "doubtful": "SELECT trace_id FROM held GROUP BY trace_id HAVING count(DISTINCT parent_id) > 1",
         # The walk ends at the first span that says something.
         "links": f"""

@@ -197,6 +197,11 @@ def _cell(column: str, value: Any) -> Any:
     return {tables.VARIANT_METADATA: encoded.metadata, tables.VARIANT_VALUE: encoded.value}
 
 
+def unix_micros(moment: datetime) -> int:
+    """Return a time in microseconds since the Unix epoch."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
 def _moment(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tracelake.databricks.columns import type_text
@@ -13,13 +13,12 @@ from tracelake.destinations.annotation_table import COMMENT, annotations_name, a
 from tracelake.destinations.delta import DeltaSink
 from tracelake.destinations.unity.statements import closed_files
 from tracelake.errors import ConfigurationError, QueryError, RefusedError
-from tracelake.spans.annotations import annotations_schema
+from tracelake.spans.annotations import annotations_schema, unix_micros
 
 if TYPE_CHECKING:
     from tracelake.databricks.catalog import Catalog, TableInfo
     from tracelake.databricks.sql import Value, Warehouse
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # What makes a value of what a statement can bind.
 _MADE_OF = {"variant": "parse_json({})", "timestamp": "timestamp_micros({})"}
 _ROWS = 10  # of one statement, which binds 256 values at most
@@ -105,6 +104,6 @@ def _cells(row: Mapping[str, Any], fields: Sequence[Mapping[str, Any]], paramete
         if kind == "variant":
             value = json.dumps(value)
         elif isinstance(value, datetime):
-            value = (value - _EPOCH) // timedelta(microseconds=1)
+            value = unix_micros(value)
         parameters[bound] = value
         yield _MADE_OF.get(kind, "{}").format(f":{bound}")
